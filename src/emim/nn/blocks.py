@@ -1,0 +1,135 @@
+"""The two kinds of residual block of a UniFormer (emim-spec, "The published host").
+
+Shape suffixes: B batch, C channels, T frames, H and W token grid, L = T * H * W tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from emim.nn.attention import SelfAttention
+from emim.nn.emim import EMIM
+from emim.nn.initialisation import init_linear
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops a residual branch for whole samples in training, [B, ...] to [B, ...].
+
+    Args:
+        rate: probability that a sample's branch is dropped; kept branches are scaled by 1 / (1 - rate).
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep)
+        return x * (mask / keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
+class TokenMLP(nn.Module):
+    """Two linear layers with GELU on [B, L, C]."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+        self.apply(init_linear)
+
+    def forward(self, x_BLC: Tensor) -> Tensor:
+        out: Tensor = self.fc2(self.act(self.fc1(x_BLC)))
+        return out
+
+
+class ConvMLP(nn.Module):
+    """Two 1 x 1 x 1 convolutions with GELU on [B, C, T, H, W]."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv3d(dim, hidden, 1)
+        self.act = nn.GELU()
+        self.fc2 = nn.Conv3d(hidden, dim, 1)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        out: Tensor = self.fc2(self.act(self.fc1(x_BCTHW)))
+        return out
+
+
+def position_conv(dim: int) -> nn.Conv3d:
+    """Depth-wise 3 x 3 x 3 convolution that encodes position."""
+    return nn.Conv3d(dim, dim, 3, padding=1, groups=dim)
+
+
+class LocalBlock(nn.Module):
+    """Local relations by depth-wise convolution, [B, C, T, H, W] to the same.
+
+    Args:
+        dim: channels.
+        mlp_ratio: hidden width of the MLP over `dim`.
+        drop_path: probability of dropping each residual branch.
+    """
+
+    def __init__(self, dim: int, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.pos_embed = position_conv(dim)
+        self.norm1 = nn.BatchNorm3d(dim)
+        self.conv1 = nn.Conv3d(dim, dim, 1)
+        self.conv2 = nn.Conv3d(dim, dim, 1)
+        self.attn = nn.Conv3d(dim, dim, 5, padding=2, groups=dim)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.BatchNorm3d(dim)
+        self.mlp = ConvMLP(dim, int(dim * mlp_ratio))
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        x_BCTHW = x_BCTHW + self.pos_embed(x_BCTHW)
+        x_BCTHW = x_BCTHW + self.drop_path(self.conv2(self.attn(self.conv1(self.norm1(x_BCTHW)))))
+        return x_BCTHW + self.drop_path(self.mlp(self.norm2(x_BCTHW)))
+
+
+class AttentionBlock(nn.Module):
+    """Attention over tokens, [B, C, T, H, W] to the same.
+
+    Args:
+        dim: channels.
+        attn: the token mixer, `EMIM` or `SelfAttention`.
+        mlp_ratio: hidden width of the MLP over `dim`.
+        drop_path: probability of dropping each residual branch.
+    """
+
+    def __init__(
+        self, dim: int, attn: EMIM | SelfAttention, *, mlp_ratio: float = 4.0, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.pos_embed = position_conv(dim)
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = attn
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = TokenMLP(dim, int(dim * mlp_ratio))
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        B, C, T, H, W = x_BCTHW.shape
+        x_BLC = (x_BCTHW + self.pos_embed(x_BCTHW)).flatten(2).transpose(1, 2)
+        x_BLC = x_BLC + self.drop_path(self._mix(self.norm1(x_BLC), (T, H, W)))
+        x_BLC = x_BLC + self.drop_path(self.mlp(self.norm2(x_BLC)))
+        return x_BLC.transpose(1, 2).reshape(B, C, T, H, W)
+
+    def _mix(self, x_BLC: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        out: Tensor = self.attn(x_BLC, grid) if isinstance(self.attn, EMIM) else self.attn(x_BLC)
+        return out
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of [B, C, T, H, W]."""
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return torch.movedim(super().forward(torch.movedim(x_BCTHW, 1, -1)), -1, 1)

@@ -1,0 +1,103 @@
+"""The EMIM module: appearance and motion out of one affinity matrix.
+
+Shape suffixes: B batch, L = T * H * W tokens in (t, h, w) order, T frames, H and W token grid, C channels,
+N heads, D head width, I and J window height and width, P = I * J displacements.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from emim.errors import ClipSizeError
+from emim.nn.attention import check_heads
+from emim.nn.initialisation import init_linear
+from emim.ops import cost_volume_attention
+
+
+class QuickGELU(nn.Module):
+    """z * sigmoid(1.702 z)."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * torch.sigmoid(1.702 * z)
+
+
+class EMIM(nn.Module):
+    """Explicit motion information mining: a drop-in for self-attention over video tokens.
+
+    The affinity of each token to a window around itself in the next frame is used twice: normalised, it
+    aggregates values; raw, an MLP shared by all heads and positions turns it into motion features. The sum
+    of both is projected (paper section 3.2; emim-spec steps 1 to 7).
+
+    A new module starts from appearance alone: the last motion layer is zero.
+
+    Args:
+        dim: channels C, a multiple of `num_heads`.
+        num_heads: heads N.
+        window: window height and width in tokens, both odd; one number for a square.
+        backend: backend of `emim.ops.cost_volume_attention`; None for its default.
+
+    Weights: `qkv`, `proj`, `motion_conv.0`, `motion_conv.2`, `rpb` [N, I, J].
+
+    >>> emim = EMIM(dim=128, num_heads=2)
+    >>> emim(torch.zeros(1, 8 * 14 * 14, 128), (8, 14, 14)).shape
+    torch.Size([1, 1568, 128])
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, window: int | tuple[int, int] = 7, *, backend: str | None = None
+    ) -> None:
+        super().__init__()
+        check_heads(dim, num_heads)
+        I, J = (window, window) if isinstance(window, int) else window
+        if I < 1 or J < 1 or I % 2 == 0 or J % 2 == 0:
+            raise ValueError(f"the window must be odd on both sides, got {I} x {J}")
+        P, D = I * J, dim // num_heads
+        self.num_heads = num_heads
+        self.backend = backend
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.rpb = nn.Parameter(torch.empty(num_heads, I, J))
+        self.motion_conv = nn.Sequential(nn.Linear(P, 4 * P), QuickGELU(), nn.Linear(4 * P, D))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew as the spec says; the last motion layer becomes zero."""
+        self.apply(init_linear)
+        nn.init.trunc_normal_(self.rpb, std=0.02)
+        first, _, last = self.motion_conv
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        nn.init.xavier_uniform_(first.weight)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, x_BLC: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Attend from each frame to the next.
+
+        Args:
+            x_BLC: tokens in (t, h, w) order.
+            grid: (T, H, W) of the tokens.
+
+        Returns:
+            [B, L, C].
+
+        Raises:
+            ClipSizeError: T * H * W is not the number of tokens.
+        """
+        B, L, C = x_BLC.shape
+        T, H, W = grid
+        if T * H * W != L:
+            raise ClipSizeError(f"grid {T} x {H} x {W} has {T * H * W} tokens, but x has {L}")
+        q_BNTHWD, k_BNTHWD, v_BNTHWD = (
+            self.qkv(x_BLC)
+            .reshape(B, T, H, W, 3, self.num_heads, C // self.num_heads)
+            .permute(4, 0, 5, 1, 2, 3, 6)
+        )
+        appearance_BNTHWD, affinity_BNTHWP = cost_volume_attention(
+            q_BNTHWD, k_BNTHWD, v_BNTHWD, self.rpb, backend=self.backend, return_affinity=True
+        )
+        motion_BNTHWD = self.motion_conv(affinity_BNTHWP.to(x_BLC.dtype))
+        fused_BLC = (appearance_BNTHWD + motion_BNTHWD).permute(0, 2, 3, 4, 1, 5).reshape(B, L, C)
+        out: Tensor = self.proj(fused_BLC)
+        return out
