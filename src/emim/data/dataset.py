@@ -1,0 +1,258 @@
+"""Data sets of training clips and test views, and the sampler that orders them.
+
+What an item holds depends on (seed, epoch, index) alone, so the number of loader workers does not matter.
+With persistent workers the copies of a data set in the workers never see `set_epoch`; `EpochSampler`
+therefore sends the epoch along with every index.
+
+    sampler = EpochSampler(len(clip_list), seed)
+    loader = DataLoader(TrainClips(...), sampler=sampler, worker_init_fn=init_worker, persistent_workers=True)
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        for batch in loader: ...  # batch["clip"], batch["label"], batch["index"]
+
+Shape legend: V views (clips x crops), C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from emim.data.manifest import ClipEntry, ClipList
+from emim.data.preprocessing import Preprocessing, resize, test_views, to_tensor, train_indices
+from emim.data.transforms import AugmentOptions, TrainTransform
+from emim.data.video import VideoReader, open_video
+from emim.errors import ConfigError
+
+EpochIndex = tuple[int, int]
+
+# Cached frames keep this much more than the crop's size, so that crops still have detail to scale down.
+_CACHE_MARGIN = 1.3
+# Frames decoded at once while filling the cache: bounds the memory that full-size frames take.
+_CACHE_CHUNK = 64
+_MIB = 2**20
+
+
+class TrainItem(TypedDict):
+    """clip: float32 [C, T, H, W]; label: class index after augmentation; index: position in the list."""
+
+    clip: Tensor
+    label: int
+    index: int
+
+
+class ViewsItem(TypedDict):
+    """views: float32 [V, C, T, H, W]; label: class index; index: position in the list."""
+
+    views: Tensor
+    label: int
+    index: int
+
+
+class TrainClips(Dataset[TrainItem]):
+    """Random training clips of labelled videos.
+
+    Indexed by (epoch, index), as `EpochSampler` gives it, or by index alone for the epoch of `set_epoch`.
+
+    Args:
+        clip_list: the clips.
+        preprocessing: frame count, sampling, size and normalisation.
+        augment: training transforms; label maps name classes of `clip_list`.
+        seed: seed of every draw.
+        on_error: "raise" passes a decoding error (VideoError, which names the file) on.
+        cache: keep the decoded frames of videos in memory, with the short side reduced to 1.3 times the
+            size. The same frames are sampled as without; crops of a small part of the frame are coarser.
+            For small data sets. Every loader worker has a cache of its own.
+        cache_mb: limit of one cache, in MiB; videos beyond it are decoded every time.
+
+    Raises:
+        ConfigError: wrong option, or a label map names an unknown class.
+    """
+
+    def __init__(
+        self,
+        clip_list: ClipList,
+        preprocessing: Preprocessing,
+        augment: AugmentOptions | None = None,
+        seed: int = 0,
+        *,
+        on_error: Literal["raise"] = "raise",
+        cache: bool = False,
+        cache_mb: float = 1024,
+    ) -> None:
+        if on_error != "raise":
+            raise ConfigError(f"on_error must be 'raise', got {on_error!r}")
+        _check_seed(seed)
+        self.clip_list = clip_list
+        self.preprocessing = preprocessing
+        self.transform = TrainTransform(augment or AugmentOptions(), preprocessing, clip_list.classes)
+        self.seed = seed
+        self.epoch = 0
+        self._cache = _FrameCache(math.ceil(preprocessing.size * _CACHE_MARGIN), cache_mb) if cache else None
+
+    def __len__(self) -> int:
+        return len(self.clip_list)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Epoch of items asked for by index alone; reaches this copy of the data set only."""
+        self.epoch = epoch
+
+    def __getitem__(self, item: int | EpochIndex) -> TrainItem:
+        """One training clip.
+
+        Raises:
+            VideoError: the video cannot be read.
+            DataError: the entry's start and end hold no frame of the video.
+        """
+        epoch, index = item if isinstance(item, tuple) else (self.epoch, item)
+        entry = self.clip_list.entries[index]
+        rng = np.random.default_rng((self.seed, epoch, index))
+        frames_THWC = self._sample(entry, index, rng)
+        clip_CTHW, label = self.transform(frames_THWC, entry.label, rng)
+        return {"clip": clip_CTHW, "label": label, "index": index}
+
+    def _sample(self, entry: ClipEntry, index: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        pre = self.preprocessing
+        cached = None if self._cache is None else self._cache.get(index)
+        if cached is None:
+            with open_video(entry.path) as reader:
+                first, stop = entry.frame_range(reader.num_frames, reader.fps)
+                if self._cache is not None:
+                    cached = self._cache.fill(index, reader, first, stop)
+                if cached is None:
+                    positions = train_indices(pre, stop - first, reader.fps, rng)
+                    return reader.read((positions + first).tolist())
+        frames_THWC, fps = cached
+        return frames_THWC[train_indices(pre, len(frames_THWC), fps, rng)]
+
+
+class TestClips(Dataset[ViewsItem]):
+    """The test views of labelled videos; nothing is random and nothing is replaced.
+
+    An item raises VideoError (which names the file) when its video cannot be read.
+    """
+
+    __test__ = False  # not a test case, whatever its name looks like to pytest
+
+    def __init__(self, clip_list: ClipList, preprocessing: Preprocessing) -> None:
+        self.clip_list = clip_list
+        self.preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        return len(self.clip_list)
+
+    def __getitem__(self, index: int) -> ViewsItem:
+        """The views of one video.
+
+        Raises:
+            VideoError: the video cannot be read.
+            DataError: the entry's start and end hold no frame of the video.
+        """
+        entry = self.clip_list.entries[index]
+        with open_video(entry.path) as reader:
+            first, stop = entry.frame_range(reader.num_frames, reader.fps)
+            views_VCTHW = test_views(reader, self.preprocessing, first, stop)
+        return {"views": views_VCTHW, "label": entry.label, "index": index}
+
+
+class EpochSampler(Sampler[EpochIndex]):
+    """(epoch, index) pairs in an order that depends on (seed, epoch) alone.
+
+    Args:
+        num_items: size of the data set.
+        seed: seed of the order.
+        shuffle: False gives 0, 1, 2, ...
+        rank: which of `world` processes this is; process r takes items r, r + world, ... of the order.
+        world: number of processes.
+        pad: give all processes the same number of items, by repeating items from the front of the order (what
+            synchronised training needs). False gives every item exactly once (what testing needs).
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        pad: bool = True,
+    ) -> None:
+        if not 0 <= rank < world:
+            raise ConfigError(f"rank {rank} is outside 0..{world - 1}")
+        _check_seed(seed)
+        self.num_items = num_items
+        self.seed = seed
+        self.shuffle = shuffle
+        self.rank = rank
+        self.world = world
+        self.pad = pad
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Epoch of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        extra = self.world - 1 if self.pad else self.world - 1 - self.rank
+        return (self.num_items + extra) // self.world
+
+    def __iter__(self) -> Iterator[EpochIndex]:
+        order = np.arange(self.num_items)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_items)
+        epoch = self.epoch
+        for position in range(len(self)):
+            yield epoch, int(order[(self.rank + position * self.world) % self.num_items])
+
+
+def init_worker(worker_id: int) -> None:
+    """`worker_init_fn` of a loader: one thread per worker, since the workers share the cores."""
+    del worker_id  # draws do not depend on the worker
+    torch.set_num_threads(1)
+
+
+class _FrameCache:
+    """Whole clips as reduced uint8 frames, up to a memory limit; nothing is ever thrown out.
+
+    Throwing out would not help: an epoch visits every clip once, in random order.
+    """
+
+    def __init__(self, short_side: int, limit_mb: float) -> None:
+        self._short_side = short_side
+        self._free = limit_mb * _MIB
+        self._clips: dict[int, tuple[NDArray[np.uint8], float]] = {}
+
+    def get(self, index: int) -> tuple[NDArray[np.uint8], float] | None:
+        """Frames [T, H, W, C] of a clip and their frame rate, if kept."""
+        return self._clips.get(index)
+
+    def fill(
+        self, index: int, reader: VideoReader, first: int, stop: int
+    ) -> tuple[NDArray[np.uint8], float] | None:
+        """Decode and keep frames [first, stop); None when they do not fit any more."""
+        scale = min(1.0, self._short_side / min(reader.height, reader.width))
+        height, width = max(1, round(reader.height * scale)), max(1, round(reader.width * scale))
+        needed = (stop - first) * height * width * 3
+        if needed > self._free:
+            return None
+        frames_THWC = np.empty((stop - first, height, width, 3), dtype=np.uint8)
+        for start in range(first, stop, _CACHE_CHUNK):
+            chunk = range(start, min(start + _CACHE_CHUNK, stop))
+            reduced_TCHW = resize(to_tensor(reader.read(list(chunk))), height, width)
+            frames_THWC[start - first : chunk.stop - first] = reduced_TCHW.permute(0, 2, 3, 1).numpy()
+        self._free -= needed
+        self._clips[index] = frames_THWC, reader.fps
+        return self._clips[index]
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise ConfigError(f"seed must be at least 0, got {seed}")

@@ -1,0 +1,241 @@
+"""From decoded frames to the clips a network is tested on: the settings, and the test views.
+
+The settings travel with the weights, so that a model is always fed as it was trained.
+
+Shape legend: V views (clips x crops), C channels, T frames, H height, W width, N frames per clip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from emim.data import sampling
+from emim.data.manifest import nearest_name
+from emim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from emim.data.video import VideoReader
+
+Sampling = Literal["segment", "dense"]
+Fit = Literal["crop", "letterbox", "stretch"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How frames are chosen, sized and normalised.
+
+    Attributes:
+        num_frames: frames per clip.
+        sampling: "segment" (spread over the whole video) or "dense" (a span of num_frames * stride frames at
+            30 fps).
+        stride: frame distance of dense sampling, at 30 fps.
+        size: side of the square network input, in pixels.
+        fit: how a frame becomes square. "crop": the short side is scaled to `size` and squares are cut out.
+            "letterbox": the whole frame is scaled into the square and the borders hold the mean. "stretch":
+            the whole frame is scaled to the square, whatever its aspect.
+        mean: per RGB channel, of values in [0, 1].
+        std: per RGB channel.
+        clips: test clips per video.
+        crops: test crops per clip: 1 (centre) or 3 (along the long side); letterbox and stretch have one.
+    """
+
+    num_frames: int = 16
+    sampling: Sampling = "segment"
+    stride: int = 4
+    size: int = 224
+    fit: Fit = "crop"
+    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    clips: int = 1
+    crops: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "stride", "size", "clips"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(
+                    f"preprocessing: {name} must be a whole number of at least 1, got {value!r}"
+                )
+        for name, known in (("sampling", ("segment", "dense")), ("fit", ("crop", "letterbox", "stretch"))):
+            value = getattr(self, name)
+            if value not in known:
+                raise ConfigError(f"preprocessing: {name} must be one of {', '.join(known)}, got {value!r}")
+        if self.crops not in (1, 3):
+            raise ConfigError(f"preprocessing: crops must be 1 or 3, got {self.crops!r}")
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            if (
+                len(values) != 3
+                or not all(map(math.isfinite, values))
+                or (name == "std" and min(values) <= 0)
+            ):
+                raise ConfigError(f"preprocessing: {name} must be three numbers (std above 0), got {values}")
+            object.__setattr__(self, name, values)  # a list read from JSON becomes a tuple
+
+    @property
+    def crops_per_clip(self) -> int:
+        """Crops that a test clip really has: letterboxed and stretched frames have no second one."""
+        return self.crops if self.fit == "crop" else 1
+
+    @property
+    def num_views(self) -> int:
+        """Views per video in testing."""
+        return self.clips * self.crops_per_clip
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Inverse of `to_dict`; left out keys have their defaults.
+
+        Raises:
+            ConfigError: unknown key, or wrong value.
+        """
+        check_keys("preprocessing", values, cls)
+        return cls(**values)
+
+
+def check_keys(what: str, values: Mapping[str, Any], cls: type) -> None:
+    """Raise ConfigError for the first key of `values` that the dataclass `cls` has no field for."""
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{what}: unknown key {key!r} (nearest: {nearest_name(key, known)!r})")
+
+
+def train_indices(
+    pre: Preprocessing, num_frames: int, fps: float, rng: np.random.Generator
+) -> sampling.IndexArray:
+    """Frame indices of one random training clip: int64 [N] in [0, num_frames)."""
+    if pre.sampling == "segment":
+        return sampling.segment_indices_train(num_frames, pre.num_frames, rng)
+    return sampling.dense_indices_train(num_frames, pre.num_frames, pre.stride, fps, rng)
+
+
+def test_indices(pre: Preprocessing, num_frames: int, fps: float, clip: int) -> sampling.IndexArray:
+    """Frame indices of test clip `clip` of `pre.clips`: int64 [N] in [0, num_frames)."""
+    if pre.sampling == "segment":
+        return sampling.segment_indices_test(num_frames, pre.num_frames, clip, pre.clips)
+    return sampling.dense_indices_test(num_frames, pre.num_frames, pre.stride, fps, clip, pre.clips)
+
+
+def test_views(
+    reader: VideoReader,
+    pre: Preprocessing,
+    first: int = 0,  # noqa: PT028 (not a test)
+    stop: int | None = None,  # noqa: PT028
+) -> Tensor:
+    """The test views of a video, or of its frames [first, stop).
+
+    Every frame is decoded and resized once, however many views share it.
+
+    Returns:
+        views_VCTHW: float32, normalised; V = pre.num_views, clip by clip: view v is crop v % crops of clip
+        v // crops.
+
+    Raises:
+        VideoError: a frame cannot be read.
+    """
+    stop = reader.num_frames if stop is None else stop
+    index_VN = np.stack([test_indices(pre, stop - first, reader.fps, clip) for clip in range(pre.clips)])
+    unique, position = np.unique(index_VN, return_inverse=True)
+    frames_THWC = reader.read((unique + first).tolist())
+    return views_from_frames(frames_THWC, position.reshape(index_VN.shape), pre)
+
+
+# These two are no tests, whatever their name looks like to pytest.
+test_indices.__test__ = False  # type: ignore[attr-defined]
+test_views.__test__ = False  # type: ignore[attr-defined]
+
+
+def views_from_frames(
+    frames_THWC: NDArray[np.uint8], position_VN: NDArray[np.int64], pre: Preprocessing
+) -> Tensor:
+    """Crop and normalise decoded frames.
+
+    Args:
+        frames_THWC: RGB frames.
+        position_VN: for every clip, the positions of its frames along T.
+        pre: `size`, `fit`, `crops`, `mean` and `std` apply.
+
+    Returns:
+        views_VCTHW: float32, V = clips * crops, clip by clip.
+    """
+    frames_TCHW = fit_frames(to_tensor(frames_THWC), pre.size, pre.fit)
+    views: list[Tensor] = []
+    for position_N in torch.from_numpy(np.ascontiguousarray(position_VN)):
+        clip_TCHW = frames_TCHW[position_N]
+        for crop in range(pre.crops_per_clip):
+            # The centre crop is the middle one of the three.
+            part = (crop, 2) if pre.crops_per_clip == 3 else (1, 2)
+            view_TCHW = normalise(_square(clip_TCHW, pre.size, part), pre)
+            views.append(pad_to_square(view_TCHW, pre.size).transpose(0, 1))
+    return torch.stack(views)
+
+
+def to_tensor(frames_THWC: NDArray[np.uint8]) -> Tensor:
+    """The same memory as uint8 [T, C, H, W] (channels last, which the resize is fastest on)."""
+    return torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
+
+
+def fit_frames(frames_TCHW: Tensor, size: int, fit: Fit) -> Tensor:
+    """Resize frames for a square of `size`; the result is square for "stretch" alone."""
+    height, width = frames_TCHW.shape[-2:]
+    if fit == "stretch":
+        return resize(frames_TCHW, size, size)
+    if fit == "letterbox":
+        return resize(frames_TCHW, *letterbox_size(height, width, size))
+    short = min(height, width)
+    return resize(frames_TCHW, size * height // short, size * width // short)
+
+
+def letterbox_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width of a whole frame scaled into a square of `size`."""
+    long = max(height, width)
+    return max(1, round(size * height / long)), max(1, round(size * width / long))
+
+
+def resize(frames_TCHW: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear resize with antialiasing; uint8 in, uint8 out."""
+    if frames_TCHW.shape[-2:] == (height, width):
+        return frames_TCHW
+    return functional.interpolate(frames_TCHW, (height, width), mode="bilinear", antialias=True)
+
+
+def normalise(frames_TCHW: Tensor, pre: Preprocessing) -> Tensor:
+    """uint8 values to (value / 255 - mean) / std as float32."""
+    std_C11 = torch.tensor(pre.std).view(3, 1, 1)
+    mean_C11 = torch.tensor(pre.mean).view(3, 1, 1)
+    return (frames_TCHW * (1 / (255 * std_C11))).sub_(mean_C11 / std_C11)
+
+
+def pad_to_square(frames_TCHW: Tensor, size: int) -> Tensor:
+    """Centre normalised frames in a square; the border is zero, the mean's value after normalising."""
+    height, width = frames_TCHW.shape[-2:]
+    if (height, width) == (size, size):
+        return frames_TCHW
+    top, left = (size - height) // 2, (size - width) // 2
+    return functional.pad(frames_TCHW, (left, size - width - left, top, size - height - top))
+
+
+def _square(frames_TCHW: Tensor, size: int, part: tuple[int, int]) -> Tensor:
+    """Cut `size` x `size` at part[0] / part[1] of the way along the long side; smaller sides stay whole."""
+    height, width = frames_TCHW.shape[-2:]
+    top = max(height - size, 0) * part[0] // part[1]
+    left = max(width - size, 0) * part[0] // part[1]
+    return frames_TCHW[..., top : top + size, left : left + size]
