@@ -93,3 +93,7 @@ class TruncatedVideoError(VideoError):
 
 class SingleFrameError(VideoError):
     """The video has one frame only, so it holds no motion."""
+
+
+class FrameIndexError(VideoError, IndexError):
+    """A frame index lies outside the video; names the index and the valid range."""

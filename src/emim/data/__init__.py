@@ -1,0 +1,1 @@
+"""Reading videos and turning them into clips."""

@@ -1,0 +1,369 @@
+"""Video files, read frame by frame with PyAV (whose wheel carries FFmpeg), and `open_video` for any clip.
+
+How a reader finds a frame
+--------------------------
+What a decode of the whole file gives, in that order, defines the frames; a reader returns those, bit for bit.
+
+1. The stream is demuxed once, without decoding, into a table of time stamps (pts) and key frames. Packets of
+   short videos stay in memory, so that nothing is read twice.
+2. The table is believed when it cannot mislead: the container stores pictures whole (mp4, mov, mkv, webm,
+   avi), the codec gives one picture per packet, the first packet is a clean key frame, no packet is hidden
+   by an edit list, flagged as corrupt or known to give no picture, and the first decoded picture is
+   progressive and carries the lowest pts. Then the number of packets is the number of frames. In doubt
+   (MPEG-TS, edit lists that cut, DivX dummies, other codecs ...) the file is decoded once in full and
+   counted; the decoded frames are kept if they are small enough, so that this costs no second decode.
+3. Frame i is the one with the i-th lowest pts. Decoding goes on from where it stands, unless the last key
+   frame at or before the wanted frame in presentation order has not been reached yet, or the wanted frame
+   lies behind: then the packets up to that key frame are skipped. A frame that follows an open-GOP key frame
+   in the file but precedes it in presentation is thus reached from one key frame earlier. The bitstream,
+   not only the container, must say that decoding can start at a key frame.
+4. Every decoded frame must carry the pts that the table expects next. When one does not, the table is
+   dropped: the file is decoded in full and frames are counted. Streams without usable pts (avi with
+   B-frames) are always decoded from the start and counted.
+
+Decoding runs on one thread, which is faster for short clips and leaves the cores to the loader's workers.
+Only wanted frames are converted to RGB. Pixels are not resampled for non-square pixel shapes, and mirroring
+in a display matrix is ignored (rotation is applied).
+
+Shapes: T frames asked for, H height, W width, C the three colours red, green, blue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from emim.data.clip_source import Frames, VideoReader, check_frame_count
+from emim.data.frame_folder import IMAGE_SUFFIXES, FrameFolderReader, is_frame_folder
+from emim.data.video_container import bytes_missing
+from emim.data.video_packets import PacketSource
+from emim.errors import (
+    EmptyVideoError,
+    TruncatedVideoError,
+    VideoError,
+    VideoNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "FrameFolderReader",
+    "VideoFileReader",
+    "VideoReader",
+    "is_frame_folder",
+    "open_video",
+]
+
+VIDEO_SUFFIXES: frozenset[str] = frozenset(
+    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"}
+    | {".wmv", ".flv", ".3gp", ".ogv", ".gif"}
+)
+
+_PACKET_MEMORY = 64 << 20
+_FRAME_MEMORY = 64 << 20
+# Skipping fewer packets than these costs more than decoding them, because a restart empties the decoder.
+_MIN_SKIP = 3
+
+
+class _TableMismatchError(Exception):
+    """A decoded frame is not the one that the packet table expects."""
+
+
+def open_video(path: str | os.PathLike[str], *, min_frames: int = 2) -> VideoReader:
+    """Open a video file or a folder of jpg/png frames.
+
+    Args:
+        path: the file or folder.
+        min_frames: fewest frames accepted; 1 allows videos without motion.
+
+    Returns:
+        A reader; use it as a context manager. Frame folders count as 30 frames per second (use
+        `FrameFolderReader` to set another rate).
+
+    Raises:
+        VideoNotFoundError: there is nothing at `path`.
+        EmptyVideoError: zero bytes, no frame in the container, or no image in the folder.
+        NotAVideoError: the content is no video.
+        NoVideoStreamError: there is sound, but no picture.
+        TruncatedVideoError: the file ends before the frames that it announces.
+        SingleFrameError: there is one frame and `min_frames` is above 1.
+        VideoError: base of all these; also damage that only decoding shows, with the frame's number.
+    """
+    location = Path(path)
+    if location.is_dir():
+        return FrameFolderReader(location, min_frames=min_frames)
+    return VideoFileReader(location, min_frames=min_frames)
+
+
+class VideoFileReader(VideoReader):
+    """Reads a video file; see the module's docstring for how frames are found.
+
+    Args:
+        path: the file.
+        min_frames: fewest frames accepted.
+        packet_memory: bytes of compressed packets kept in memory; longer videos are read from the file again.
+        frame_memory: bytes of decoded frames kept when the frames had to be counted by decoding.
+
+    Raises:
+        VideoError: one of its subclasses, as listed for `open_video`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        min_frames: int = 2,
+        packet_memory: int = _PACKET_MEMORY,
+        frame_memory: int = _FRAME_MEMORY,
+    ) -> None:
+        self.path = Path(path)
+        self._frame_memory = frame_memory
+        self._reformatter = VideoReformatter()
+        self._decoded: list[VideoFrame] | None = None
+        self._frames: Iterator[VideoFrame] | None = None
+        self._next_index = 0  # of the frame that `_frames` gives next
+        self._last: tuple[int, VideoFrame] | None = None
+        self._pts: list[int] | None = None  # expected, in presentation order
+        self._entries: list[tuple[int, int]] = []
+        self.num_frames = 0
+        _check_file(self.path)
+        with _quiet_ffmpeg():
+            self._source = PacketSource(self.path, packet_memory)
+            try:
+                self._check_complete()
+                self._index_frames()
+                check_frame_count(self.path, self.num_frames, min_frames)
+                self._describe()
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Release the file, the packets and the decoder; closing twice is harmless."""
+        self._frames = self._last = self._decoded = None
+        self._source.close()
+
+    def _check_complete(self) -> None:
+        """Refuse files whose end is missing."""
+        table, announced = self._source.table, self._source.stream.frames
+        found = len(table.records)
+        missing = bytes_missing(self.path)
+        if announced > 0 and found >= announced and not table.corrupt:
+            return  # what is missing, if anything, holds no frame
+        # A complete file may announce more than it holds, after an edit for example.
+        if missing or (missing is None and announced > found + 2 + announced // 50):
+            expected = f" of {announced}" if announced > 0 else ""
+            short = f"; {missing} bytes are missing" if missing else ""
+            raise TruncatedVideoError(
+                self.path, f"ends after {found}{expected} frames{short}; copy or download the file again"
+            )
+
+    def _index_frames(self) -> None:
+        """Settle the number of frames, and what is known of their time stamps and key frames."""
+        table = self._source.table
+        if not table.records:
+            raise EmptyVideoError(self.path, "its video stream holds no frame; remove it or export it again")
+        if table.doubts:
+            self._count_by_decoding()
+            return
+        self.num_frames = len(table.records)
+        self._pts = table.trusted_pts()
+        if self._pts is not None:
+            self._entries = table.entries(self._pts)
+        try:
+            first = self._frame_at(0)
+        except _TableMismatchError:
+            self._count_by_decoding()
+            return
+        if first.interlaced_frame:  # two packets may make one picture
+            self._count_by_decoding()
+
+    def _count_by_decoding(self) -> None:
+        """Decode the whole file to count its frames, and to learn the time stamp of each."""
+        table = self._source.table
+        decoded: list[VideoFrame] | None = []
+        stamps: list[int | None] = []
+        held = 0
+        self._start_decoding(0)
+        assert self._frames is not None
+        for frame in self._frames:
+            stamps.append(frame.pts)
+            self._next_index += 1
+            if decoded is not None:
+                held += sum(plane.buffer_size for plane in frame.planes)
+                decoded.append(frame)
+                if held > self._frame_memory:
+                    decoded = None
+        if not stamps:
+            raise EmptyVideoError(self.path, "none of its packets decodes to a frame; export it again")
+        self.num_frames = len(stamps)
+        self._decoded = decoded
+        self._frames = self._last = None
+        self._pts, self._entries = None, []
+        known = [pts for pts in stamps if pts is not None]
+        shown = table.trusted_pts()
+        if len(known) == len(stamps) and shown is not None and set(known) <= set(shown):
+            ascending = all(a < b for a, b in itertools.pairwise(known))
+            if ascending and "codec parameters that change" not in table.doubts:
+                self._pts, self._entries = known, table.entries(known)
+
+    def _describe(self) -> None:
+        """Fill in size, rotation and timing."""
+        first = self._frame_at(0)
+        # FFmpeg counts counter-clockwise.
+        self.rotation = (-round(first.rotation / 90) * 90) % 360
+        upright = self.rotation % 180 == 0
+        self._stored_size = (first.height, first.width)
+        self.height, self.width = self._stored_size if upright else self._stored_size[::-1]
+        stream = self._source.stream
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        self.duration = self._duration_from_stamps() or (self.num_frames / rate if rate else 0.0)
+        measured = self.num_frames / self.duration if self.duration else 0.0
+        # Stamps in whole milliseconds make the measured rate slightly wrong; the announced one is then exact.
+        self.fps = rate if rate and (not measured or abs(measured / rate - 1) < 0.01) else measured
+        if not self.fps > 0:
+            raise VideoError(self.path, "states neither frame rate nor time stamps; remux it to mp4")
+
+    def _duration_from_stamps(self) -> float | None:
+        """Seconds from the first frame to the end of the last; None when stamps are not usable."""
+        if self._pts is None or self.num_frames < 2:
+            return None
+        span = self._pts[-1] - self._pts[0]
+        durations = {r.pts: r.duration for r in self._source.table.records}
+        last = durations.get(self._pts[-1]) or Fraction(span, self.num_frames - 1)
+        return float((span + last) * (self._source.stream.time_base or 0))
+
+    def _read_ascending(self, indices: Sequence[int]) -> Iterator[tuple[int, Frames]]:
+        with _quiet_ffmpeg():
+            for index in indices:
+                try:
+                    frame = self._frame_at(index)
+                except _TableMismatchError:
+                    self._drop_table(index)
+                    frame = self._frame_at(index)
+                yield index, self._to_rgb(frame, index)
+
+    def _drop_table(self, index: int) -> None:
+        """Count by decoding from here on; the number of frames that was announced must stand."""
+        announced = self.num_frames
+        self._count_by_decoding()
+        self._pts, self._entries = None, []
+        if self.num_frames != announced:
+            found, self.num_frames = self.num_frames, announced
+            raise VideoError(
+                self.path,
+                f"is damaged at or before frame {index}: its index announces {announced} frames, but {found} "
+                "decode; copy the file again or re-encode it",
+            )
+
+    def _frame_at(self, index: int) -> VideoFrame:
+        """Decode the frame at `index`, or raise `_TableMismatchError`."""
+        if self._decoded is not None:
+            return self._decoded[index]
+        if self._last is not None and self._last[0] == index:
+            return self._last[1]
+        entry_index, entry_packet = self._entry_before(index)
+        behind = self._frames is None or index < self._next_index
+        if behind or entry_packet >= self._source.position + _MIN_SKIP:
+            self._start_decoding(entry_packet)
+            self._next_index = entry_index
+        skip_before = self._pts[entry_index] if self._pts is not None else None
+        assert self._frames is not None
+        for frame in self._frames:
+            if self._pts is not None:
+                if (
+                    self._next_index == entry_index
+                    and entry_index > 0
+                    and frame.pts is not None
+                    and skip_before is not None
+                    and frame.pts < skip_before
+                ):
+                    continue  # precedes the key frame; its references were skipped
+                if self._next_index >= self.num_frames or frame.pts != self._pts[self._next_index]:
+                    raise _TableMismatchError
+            current = self._next_index
+            self._next_index += 1
+            if current == index:
+                self._last = (index, frame)
+                return frame
+        raise _TableMismatchError
+
+    def _entry_before(self, index: int) -> tuple[int, int]:
+        """The last (frame index, packet number) at or before `index` at which a decoder may start."""
+        best = (0, 0)
+        for entry in self._entries:
+            if entry[0] > index:
+                break
+            best = entry
+        return best
+
+    def _start_decoding(self, packet_number: int) -> None:
+        self._last = None
+        self._next_index = 0
+        self._frames = self._decode(packet_number)
+
+    def _decode(self, packet_number: int) -> Iterator[VideoFrame]:
+        """Frames in the decoder's order, from a packet on."""
+        source = self._source
+        source.jump(packet_number)
+        try:
+            for packet in source:
+                yield from source.stream.decode(packet)
+            yield from source.stream.decode(None)
+        except av.FFmpegError as error:
+            if packet_number > 0:
+                raise _TableMismatchError from error
+            raise VideoError(
+                self.path,
+                f"frame {self._next_index} does not decode ({error.strerror}); the file is damaged, copy it "
+                "again or re-encode it",
+            ) from error
+
+    def _to_rgb(self, frame: VideoFrame, index: int) -> Frames:
+        """Convert to upright frame_HWC."""
+        if (frame.height, frame.width) != self._stored_size:
+            height, width = self._stored_size
+            raise VideoError(
+                self.path,
+                f"frame {index} is {frame.width}x{frame.height}, but frame 0 is {width}x{height}; re-encode "
+                "the file to one size",
+            )
+        frame_HWC = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        return np.rot90(frame_HWC, k=-self.rotation // 90)
+
+
+@contextlib.contextmanager
+def _quiet_ffmpeg() -> Iterator[None]:
+    """Keep FFmpeg's own messages from the terminal: what matters becomes an error with the file's name."""
+    level = av.logging.get_level()
+    if level is None:  # PyAV's default: silent
+        yield
+        return
+    av.logging.set_level(None)
+    try:
+        yield
+    finally:
+        av.logging.set_level(level)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise VideoNotFoundError(path, "no such file or folder; check the path") from None
+    except OSError as error:
+        raise VideoError(path, f"cannot be opened ({error.strerror}); check its permissions") from error
+    if size == 0:
+        raise EmptyVideoError(path, "has zero bytes; copy or download the file again")

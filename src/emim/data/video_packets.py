@@ -1,0 +1,162 @@
+"""Packets of a video file by number, from memory or by reading the file again; opening files with FFmpeg."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+
+from emim.data.video_container import bytes_missing, describe_content, lacks_mp4_index
+from emim.data.video_index import PacketTable, read_packet_table, video_packets
+from emim.errors import NotAVideoError, NoVideoStreamError, TruncatedVideoError, VideoError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+# Only containers, no playlists: a list under a video's name could make FFmpeg open other files.
+_FORMATS = (
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,live_flv,ogg,gif,ivf,nut,rm,mxf,dv,yuv4mpegpipe,"
+    "h264,hevc,m4v,obu,av1,wtv,swf,vob,mp3,wav,flac,aac,ac3,aiff,caf,amr"
+)
+# Reading on past fewer packets than these is cheaper than a seek in the file.
+_MIN_FILE_SEEK = 256
+
+
+class PacketSource:
+    """Packets of a file's video stream by number, from memory or by reading the file again."""
+
+    def __init__(self, path: Path, memory_limit: int) -> None:
+        self._path = path
+        self.container: InputContainer
+        self.stream: VideoStream
+        self._open()
+        try:
+            self.table: PacketTable = read_packet_table(self.container, self.stream, memory_limit)
+        except av.FFmpegError as error:
+            self.close()
+            raise TruncatedVideoError(
+                path, f"cannot be read to its end ({error.strerror}); copy or download the file again"
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+        self.position = len(self.table.records)  # number of the packet that comes next
+        self._packets: Iterator[Packet[VideoStream]] = iter(())
+        self._decoder_used = False
+        signatures = [(r.pos, r.pts, r.size) for r in self.table.records]
+        self._number_of = {signature: number for number, signature in enumerate(signatures)}
+        self._seekable = self.table.seekable and len(self._number_of) == len(signatures)
+
+    def _open(self) -> None:
+        self.container = _open_container(self._path)
+        try:
+            self.stream = _picture_stream(self.container, self._path)
+        except BaseException:
+            self.container.close()
+            raise
+        self.stream.thread_type = "NONE"
+        self.stream.thread_count = 1
+
+    def close(self) -> None:
+        self.container.close()
+        if hasattr(self, "table"):
+            self.table.packets = None
+            self._packets = iter(())
+
+    def __iter__(self) -> Iterator[Packet[VideoStream]]:
+        while (packet := next(self._packets, None)) is not None:
+            self.position += 1
+            self._decoder_used = True
+            yield packet
+
+    def jump(self, number: int) -> None:
+        """Make packet `number` the next one, with an empty decoder."""
+        if self.table.packets is not None:
+            if self._decoder_used:
+                self.stream.codec_context.flush_buffers()
+            self._packets = iter(self.table.packets[number:])
+        else:
+            self._jump_in_file(number)
+        self.position = number
+
+    def _jump_in_file(self, number: int) -> None:
+        ahead = number - self.position
+        if self._seekable and not 0 <= ahead < _MIN_FILE_SEEK and number >= _MIN_FILE_SEEK:
+            landed = self._seek(number)
+        elif ahead >= 0:
+            self.stream.codec_context.flush_buffers()
+            landed = self.position
+        else:
+            landed = None
+        if landed is None or landed > number:
+            self._reopen()
+            landed = 0
+        for _ in range(number - landed):
+            next(self._packets, None)
+
+    def _seek(self, number: int) -> int | None:
+        """Seek in the file; the number of the packet reached, or None when it is not in the table."""
+        target = self.table.records[number].pts
+        if target is None:
+            return None
+        try:
+            self.container.seek(target, stream=self.stream)
+        except av.FFmpegError:
+            return None
+        packets = video_packets(self.container, self.stream)
+        first = next(packets, None)
+        if first is None:
+            return None
+        self._packets = _chain(first, packets)
+        return self._number_of.get((first.pos, first.pts, first.size))
+
+    def _reopen(self) -> None:
+        self.container.close()
+        self._open()
+        self._packets = video_packets(self.container, self.stream)
+
+
+def _chain(first: Packet[VideoStream], rest: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
+    yield first
+    yield from rest
+
+
+def _open_container(path: Path) -> InputContainer:
+    try:
+        return av.open(
+            str(path), options={"format_whitelist": _FORMATS}, metadata_errors="replace", buffer_size=1 << 16
+        )
+    except PermissionError as error:
+        raise VideoError(path, f"cannot be opened ({error.strerror}); check its permissions") from error
+    except av.FFmpegError as error:
+        content = describe_content(path)
+        if lacks_mp4_index(path):
+            raise TruncatedVideoError(
+                path, "ends before its index (no moov box); copy or download the file again"
+            ) from error
+        if bytes_missing(path):
+            raise TruncatedVideoError(
+                path, f"ends inside its header ({error.strerror}); copy or download the file again"
+            ) from error
+        raise NotAVideoError(
+            path, f"is not a video: it holds {content}; remove it or convert it to mp4"
+        ) from error
+
+
+def _picture_stream(container: InputContainer, path: Path) -> VideoStream:
+    """The first video stream that is no cover picture of a sound file."""
+    cover = av.stream.Disposition.attached_pic
+    for stream in container.streams.video:
+        if not stream.disposition & cover:
+            if stream.codec_context is None:
+                raise VideoError(path, "uses a codec that this FFmpeg cannot decode; re-encode it to h264")
+            return stream
+    kinds: list[str] = sorted({stream.type for stream in container.streams})
+    raise NoVideoStreamError(
+        path,
+        f"holds no video stream, only {', '.join(kinds) or 'nothing'}; remove it or export it with pictures",
+    )
