@@ -134,7 +134,8 @@ class UniFormer(nn.Module):
             ClipSizeError: the clip is not [B, 3, T, H, W] or too small.
         """
         self._check_clip(clip_BCTHW)
-        x_BCTHW = clip_BCTHW
+        # Channels last: norms, point-wise convolutions and token blocks then need no transposed copies.
+        x_BCTHW = clip_BCTHW.contiguous(memory_format=torch.channels_last_3d)
         for embed, blocks in (
             (self.patch_embed1, self.blocks1),
             (self.patch_embed2, self.blocks2),

@@ -6,9 +6,11 @@ Shape suffixes: B batch, C channels, T frames, H and W token grid, L = T * H * W
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emim.nn.attention import SelfAttention
+from emim.nn.depthwise import DepthwiseConv3d
 from emim.nn.emim import EMIM
 from emim.nn.initialisation import init_linear
 
@@ -50,23 +52,33 @@ class TokenMLP(nn.Module):
         return out
 
 
+class PointwiseConv3d(nn.Conv3d):
+    """1 x 1 x 1 convolution computed as a matrix product over channels.
+
+    Same weights and values as the convolution. With channels-last clips no data moves, and its gradient on
+    CPUs is several times faster than that of the convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, input: Tensor) -> Tensor:  # the base class names the argument
+        out_BTHWC = F.linear(input.movedim(1, -1), self.weight.flatten(1), self.bias)
+        return out_BTHWC.movedim(-1, 1)
+
+
 class ConvMLP(nn.Module):
     """Two 1 x 1 x 1 convolutions with GELU on [B, C, T, H, W]."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Conv3d(dim, hidden, 1)
+        self.fc1 = PointwiseConv3d(dim, hidden)
         self.act = nn.GELU()
-        self.fc2 = nn.Conv3d(hidden, dim, 1)
+        self.fc2 = PointwiseConv3d(hidden, dim)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         out: Tensor = self.fc2(self.act(self.fc1(x_BCTHW)))
         return out
-
-
-def position_conv(dim: int) -> nn.Conv3d:
-    """Depth-wise 3 x 3 x 3 convolution that encodes position."""
-    return nn.Conv3d(dim, dim, 3, padding=1, groups=dim)
 
 
 class LocalBlock(nn.Module):
@@ -80,11 +92,11 @@ class LocalBlock(nn.Module):
 
     def __init__(self, dim: int, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.pos_embed = position_conv(dim)
+        self.pos_embed = DepthwiseConv3d(dim, 3)
         self.norm1 = nn.BatchNorm3d(dim)
-        self.conv1 = nn.Conv3d(dim, dim, 1)
-        self.conv2 = nn.Conv3d(dim, dim, 1)
-        self.attn = nn.Conv3d(dim, dim, 5, padding=2, groups=dim)
+        self.conv1 = PointwiseConv3d(dim, dim)
+        self.conv2 = PointwiseConv3d(dim, dim)
+        self.attn = DepthwiseConv3d(dim, 5)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.BatchNorm3d(dim)
         self.mlp = ConvMLP(dim, int(dim * mlp_ratio))
@@ -109,7 +121,7 @@ class AttentionBlock(nn.Module):
         self, dim: int, attn: EMIM | SelfAttention, *, mlp_ratio: float = 4.0, drop_path: float = 0.0
     ) -> None:
         super().__init__()
-        self.pos_embed = position_conv(dim)
+        self.pos_embed = DepthwiseConv3d(dim, 3)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = attn
         self.drop_path = DropPath(drop_path)
