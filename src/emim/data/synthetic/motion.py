@@ -1,6 +1,6 @@
 """Where the objects are in every frame: class-independent geometry, and the one path that moves.
 
-Shape suffixes: T frames, K objects, D state dimensions (`classes.Dimension`), 2 the image axes (x, y).
+Shape suffixes: T frames, K objects, N tries, D state dimensions (`classes.Dimension`), 2 image axes (x, y).
 
 Let u_d be the coordinate of state dimension d, in [-1/2, 1/2]. A class moves one dimension along
 u(t) = sign * (tau(t) - 1/2), where tau runs from 0 to 1. Every other dimension rests at a value drawn as
@@ -31,7 +31,7 @@ _ROTATION = (np.radians(40.0), np.radians(170.0))
 _SEPARATION_CHANGE = (0.20, 0.50)
 _CLOSEST = 0.9  # smallest separation over the sum of the two largest radii: a slight overlap at most
 _CENTRE_INSET = 0.65  # a centre stays this many radii inside the frame: a sixth of the object is cut at most
-_CANDIDATES = 512
+_CANDIDATES = 256
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,13 @@ def draw_geometry(
     side_2 = np.array([width, height], dtype=np.float64)
     short = float(side_2.min())
     while True:
+        # Sizes first, then many tries at the rest, so that large objects are not crowded out.
         n = _CANDIDATES
-        diameter_N = _log_uniform(rng, *_DIAMETER, n)
-        second_N = np.clip(diameter_N * np.exp(rng.uniform(-0.4, 0.4, n)), *_DIAMETER)
-        radius_NK = short / 2 * np.stack([diameter_N, second_N], axis=1)[:, :objects]
-        zoom_N = _log_uniform(rng, *_ZOOM, n)
-        largest_NK = radius_NK * np.sqrt(zoom_N)[:, None]
+        diameter = _log_uniform(rng, *_DIAMETER)
+        second = float(np.clip(diameter * np.exp(rng.uniform(-0.4, 0.4)), *_DIAMETER))
+        radius_K = short / 2 * np.array([diameter, second])[:objects]
+        zoom = _log_uniform(rng, *_ZOOM)
+        largest_K = radius_K * np.sqrt(zoom)
         # A third of the pairs lie along a side of the frame, as pairs in real scenes often do.
         axis_N = rng.uniform(0.0, 2 * np.pi, n)
         snapped_N = rng.random(n) < 0.35
@@ -102,12 +103,11 @@ def draw_geometry(
         axis_N2 = np.abs(np.stack([np.cos(axis_N), np.sin(axis_N)], axis=1))
         chord_N = (side_2 / np.maximum(axis_N2, 1e-6)).min(axis=1)
         change_N = rng.uniform(*_SEPARATION_CHANGE, n) * chord_N
-        smallest_N = _CLOSEST * largest_NK.sum(axis=1) + rng.uniform(0.0, 0.15, n) * chord_N
+        smallest_N = _CLOSEST * largest_K.sum() + rng.uniform(0.0, 0.15, n) * chord_N
         if objects == 1:
             change_N, smallest_N = np.zeros(n), np.zeros(n)
         span_N2 = (smallest_N + change_N)[:, None] * axis_N2
-        inset_N1 = _CENTRE_INSET * largest_NK.max(axis=1)[:, None]
-        room_N2 = side_2 - span_N2 - 2 * inset_N1
+        room_N2 = side_2 - span_N2 - 2 * _CENTRE_INSET * largest_K.max()
         low, high = _DISPLACEMENT
         reach_N2 = side_2 * (low + rng.random((n, 2)) * (np.minimum(room_N2 / side_2, high) - low))
         place_N2 = rng.uniform(-0.5, 0.5, (n, 2))
@@ -119,8 +119,8 @@ def draw_geometry(
         return Geometry(
             centre_2=side_2 / 2 + place_N2[i] * (room_N2[i] - reach_N2[i]),
             displacement_2=reach_N2[i],
-            radius_K=radius_NK[i],
-            zoom=float(zoom_N[i]),
+            radius_K=radius_K,
+            zoom=zoom,
             angle_K=np.round(angle_K / (np.pi / 2)) * (np.pi / 2) if upright else angle_K,
             rotation=float(rng.uniform(*_ROTATION)),
             axis=float(axis_N[i]),
@@ -205,5 +205,5 @@ def _pause_levels(start: float, length: float) -> list[float]:
     return [0.0, level, level, 1.0]
 
 
-def _log_uniform(rng: np.random.Generator, low: float, high: float, size: int) -> Floats:
-    return np.asarray(np.exp(rng.uniform(np.log(low), np.log(high), size)))
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))

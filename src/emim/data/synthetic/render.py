@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 from PIL import Image
+from torch.nn import functional
 
 from emim.data.synthetic.classes import Dimension, Motion, motion_of
 from emim.data.synthetic.motion import Geometry, Tracks, draw_camera_shift, draw_geometry, draw_path, place
@@ -65,10 +65,14 @@ def render_clip(label: str, *, seed: int, options: ClipOptions = _DEFAULT_OPTION
     rng = scene.appearance
     margin = scene.margin
     background_HWC = draw_texture(rng, height + 2 * margin, width + 2 * margin)
+    look_alike = rng.random() < 0.08
     sprites = []
     for largest_radius in scene.geometry.largest_radius_K:
         side = _sprite_side(largest_radius)
-        texture_SSC = _apart_from(background_HWC, draw_texture(rng, side, side))
+        texture_SSC = draw_texture(rng, side, side)
+        if look_alike:
+            texture_SSC = _part_of(rng, background_HWC, side)
+        texture_SSC = _apart_from(background_HWC, texture_SSC)
         sprites.append(cut_out(rng, texture_SSC, draw_outline(rng)))
     return _render(label, scene, background_HWC, sprites)
 
@@ -268,6 +272,13 @@ def _blur(frames_TCHW: torch.Tensor, sigma: float) -> torch.Tensor:
 def _sprite_side(largest_radius: float) -> int:
     """Pixels of a sprite image such that the largest object is drawn at about its own resolution."""
     return max(16, 4 * int(np.ceil(2 * SPRITE_REACH * largest_radius / 4)))
+
+
+def _part_of(rng: np.random.Generator, background_HWC: Texture, side: int) -> Texture:
+    """A random part of the background, lightened or darkened: an object of the same stuff."""
+    image_HWC = (background_HWC * 255).astype(np.uint8)
+    part_SSC = _crop_of(rng, image_HWC, side, side, least=0.2, most=0.7)
+    return part_SSC + np.float32(rng.choice((-1.0, 1.0)) * rng.uniform(0.05, 0.2))
 
 
 def _apart_from(background_HWC: Texture, texture_HWC: Texture) -> Texture:

@@ -26,7 +26,7 @@ def draw_texture(rng: np.random.Generator, height: int, width: int) -> Texture:
     if rng.random() < 0.3:  # uneven light
         light_HW = _ramp(rng, height, width)[..., None] * np.float32(rng.uniform(0.2, 0.7))
         texture_HWC = texture_HWC * (1.0 - light_HW)
-    if rng.random() < 0.12:
+    if rng.random() < 0.08:
         texture_HWC = np.repeat(texture_HWC.mean(axis=2, keepdims=True), 3, axis=2)
     return ensure_contrast(texture_HWC)
 
@@ -41,12 +41,11 @@ def ensure_contrast(texture_HWC: Texture, least: float = 0.05) -> Texture:
 
 
 def draw_palette(rng: np.random.Generator, colours: int) -> npt.NDArray[np.float32]:
-    """Random colours_NC: of one mood (close to a base colour), or any; some grey."""
-    spread = rng.uniform(0.08, 0.5)
-    palette_NC = rng.uniform(0.1, 0.9, 3) + rng.normal(0.0, spread, (colours, 1))
-    palette_NC = palette_NC + rng.normal(0.0, spread * rng.uniform(0.1, 1.0), (colours, 3))
-    if rng.random() < 0.1:
-        palette_NC = np.repeat(palette_NC.mean(axis=1, keepdims=True), 3, axis=1)
+    """Random colours_NC around a common one: mostly muted as in photographs, some vivid, some grey."""
+    vividness = rng.choice((0.0, 0.06, 0.3), p=(0.12, 0.58, 0.30))
+    light_N1 = rng.uniform(0.15, 0.85) + rng.normal(0.0, rng.uniform(0.08, 0.4), (colours, 1))
+    common_C = rng.normal(0.0, vividness, 3)
+    palette_NC = light_N1 + common_C + rng.normal(0.0, vividness * rng.uniform(0.3, 1.2), (colours, 3))
     return np.clip(palette_NC, 0.0, 1.0).astype(np.float32)
 
 
@@ -85,12 +84,12 @@ def polygon_mask(points_N2: npt.NDArray[np.float64], height: int, width: int, su
 
 
 def _coloured_noise(rng: np.random.Generator, height: int, width: int) -> Texture:
-    exponent = rng.uniform(0.5, 2.5)
+    exponent = rng.triangular(0.5, 1.6, 2.5)
     if rng.random() < 0.5:
         return _tint(rng, noise_field(rng, height, width, exponent=exponent))
     fields_HWC = np.stack([noise_field(rng, height, width, exponent=exponent) for _ in range(3)], axis=2)
-    mixing = rng.normal(0.0, 0.5, (3, 3)) + rng.uniform(0.2, 1.0)
-    base_C = rng.uniform(0.25, 0.75, 3)
+    mixing = rng.normal(0.0, rng.uniform(0.05, 0.5), (3, 3)) + rng.uniform(0.3, 1.0)
+    base_C = draw_palette(rng, 1)[0]
     return np.asarray(base_C + rng.uniform(0.05, 0.16) * fields_HWC @ mixing, dtype=np.float32)
 
 
@@ -153,21 +152,26 @@ def _dead_leaves(rng: np.random.Generator, height: int, width: int) -> Texture:
     colour_NC = palette_NC[rng.integers(len(palette_NC), size=leaves)] + rng.normal(0, 0.05, (leaves, 3))
     colour_NC = (np.clip(colour_NC, 0, 1) * 255).astype(np.uint8)
     centre_N2 = rng.uniform(0.0, 1.0, (leaves, 2)) * (width, height)
-    squareness = rng.random()
+    square_N = rng.random(leaves) < rng.random()
+    corners_N42 = 2 * (size_N[:, None, None] * _quadrangles(rng, leaves) + centre_N2[:, None])
+    half_N2 = size_N[:, None] * np.exp(rng.uniform(-0.7, 0.5, (leaves, 2)))
+    box_N4 = 2 * np.concatenate([centre_N2 - half_N2, centre_N2 + half_N2], axis=1)
     image = Image.new("RGB", (2 * width, 2 * height), tuple(colour_NC[0].tolist()))
     draw = ImageDraw.Draw(image)
-    for i in range(leaves):
-        fill = tuple(colour_NC[i].tolist())
-        x, y = 2 * centre_N2[i]
-        if rng.random() < squareness:
-            corners_N2 = (2 * size_N[i] * _quadrangle(rng)) + (x, y)
-            draw.polygon([*map(tuple, corners_N2)], fill=fill)
+    for fill, square, corners_8, box_4 in zip(
+        map(tuple, colour_NC.tolist()),
+        square_N,
+        corners_N42.reshape(leaves, 8).tolist(),
+        box_N4.tolist(),
+        strict=True,
+    ):
+        if square:
+            draw.polygon(corners_8, fill=fill)
         else:
-            half_x, half_y = 2 * size_N[i] * np.exp(rng.uniform(-0.7, 0.5, 2))
-            draw.ellipse((x - half_x, y - half_y, x + half_x, y + half_y), fill=fill)
+            draw.ellipse(box_4, fill=fill)
     texture_HWC = np.asarray(image.reduce(2), dtype=np.float32) / 255.0
-    grain_HW = noise_field(rng, height, width, exponent=rng.uniform(0.5, 1.5))
-    return np.asarray(texture_HWC * (1 + rng.uniform(0.02, 0.2) * grain_HW[..., None]), dtype=np.float32)
+    grain_HW = noise_field(rng, height, width, exponent=rng.uniform(0.7, 2.2))
+    return np.asarray(texture_HWC * (1 + rng.uniform(0.0, 0.15) * grain_HW[..., None]), dtype=np.float32)
 
 
 def _collage(rng: np.random.Generator, height: int, width: int) -> Texture:
@@ -176,7 +180,7 @@ def _collage(rng: np.random.Generator, height: int, width: int) -> Texture:
     for _ in range(int(rng.integers(1, 5))):
         centre_2 = rng.uniform(0.1, 0.9, 2) * (width, height)
         reach = rng.uniform(0.12, 0.5) * max(height, width)
-        mask_HW1 = polygon_mask(reach * _quadrangle(rng) + centre_2, height, width, 2)[..., None]
+        mask_HW1 = polygon_mask(reach * _quadrangles(rng, 1)[0] + centre_2, height, width, 2)[..., None]
         texture_HWC = texture_HWC + mask_HW1 * (_basic(rng, height, width) - texture_HWC)
     return texture_HWC
 
@@ -265,15 +269,16 @@ def _rotated_axes(height: int, width: int, angle: float) -> tuple[Field, Field]:
     return cosine * x_W + sine * y_H1, cosine * y_H1 - sine * x_W
 
 
-def _quadrangle(rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Corners_N2 of a rectangle at any angle (often upright), or of a loose quadrangle; radius about 1."""
-    angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.5 else 0.0
-    half_x, half_y = np.exp(rng.uniform(-0.8, 0.3, 2))
-    corners_N2 = np.array([[-half_x, -half_y], [half_x, -half_y], [half_x, half_y], [-half_x, half_y]])
-    if rng.random() < 0.3:
-        corners_N2 = corners_N2 * rng.uniform(0.5, 1.2, (4, 2))
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return np.asarray(corners_N2 @ turn)
+def _quadrangles(rng: np.random.Generator, number: int) -> npt.NDArray[np.float64]:
+    """Corners_N42 of rectangles (half of them upright) and of loose quadrangles; radius about 1."""
+    angle_N = rng.uniform(0, 2 * np.pi, number) * (rng.random(number) < 0.5)
+    half_N12 = np.exp(rng.uniform(-0.8, 0.3, (number, 1, 2)))
+    loose_N = rng.random(number) < 0.3
+    loose_N42 = np.where(loose_N[:, None, None], rng.uniform(0.5, 1.2, (number, 4, 2)), 1.0)
+    corners_N42 = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half_N12 * loose_N42
+    cosine_N, sine_N = np.cos(angle_N), np.sin(angle_N)
+    turn_N22 = np.stack([cosine_N, sine_N, -sine_N, cosine_N], axis=1).reshape(number, 2, 2)
+    return np.asarray(corners_N42 @ turn_N22)
 
 
 def _halve(image_HWC: Texture) -> Texture:

@@ -21,7 +21,7 @@ from emim.data.synthetic.options import ClipOptions
 from emim.data.synthetic.render import RenderedClip, render_clip
 from emim.errors import ConfigError, DataError
 
-_FORMAT = 1  # raise when the same parameters would give other clips
+_FORMAT = 2  # raise when the same parameters would give other clips
 _DESCRIPTION = "dataset.json"
 _CHUNK = 8
 
@@ -123,9 +123,10 @@ def write_clip(path: Path | str, clip: RenderedClip, *, crf: int = 20) -> None:
     """
     height, width = clip.frames_THWC.shape[1:3]
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(
-            "libx264", rate=clip.fps, options={"crf": str(crf), "preset": "veryfast", "threads": "1"}
-        )
+        # Not all builds of x264 give the same bytes twice with several threads, or (with AVX-512) with
+        # macroblock trees; without both they do.
+        options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=clip.fps, options=options)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         for frame_HWC in clip.frames_THWC:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
