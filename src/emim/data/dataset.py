@@ -38,6 +38,8 @@ _CACHE_MARGIN = 1.3
 # Frames decoded at once while filling the cache: bounds the memory that full-size frames take.
 _CACHE_CHUNK = 64
 _MIB = 2**20
+# Keeps the draws of the order apart from those of the items, whose seed is (seed, epoch, index).
+_ORDER_STREAM = 1
 
 
 class TrainItem(TypedDict):
@@ -171,6 +173,8 @@ class EpochSampler(Sampler[EpochIndex]):
         shuffle: False gives 0, 1, 2, ...
         rank: which of `world` processes this is; process r takes items r, r + world, ... of the order.
         world: number of processes.
+        repeats: give every item this many times in a row, each with draws of its own (the published recipes
+            augment every clip twice): copy r of epoch e is drawn as epoch e * repeats + r.
         pad: give all processes the same number of items, by repeating items from the front of the order (what
             synchronised training needs). False gives every item exactly once (what testing needs).
     """
@@ -183,16 +187,20 @@ class EpochSampler(Sampler[EpochIndex]):
         *,
         rank: int = 0,
         world: int = 1,
+        repeats: int = 1,
         pad: bool = True,
     ) -> None:
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} is outside 0..{world - 1}")
+        if repeats < 1:
+            raise ConfigError(f"repeats must be at least 1, got {repeats}")
         _check_seed(seed)
         self.num_items = num_items
         self.seed = seed
         self.shuffle = shuffle
         self.rank = rank
         self.world = world
+        self.repeats = repeats
         self.pad = pad
         self.epoch = 0
 
@@ -201,16 +209,22 @@ class EpochSampler(Sampler[EpochIndex]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        extra = self.world - 1 if self.pad else self.world - 1 - self.rank
-        return (self.num_items + extra) // self.world
+        return self._items_of_rank() * self.repeats
 
     def __iter__(self) -> Iterator[EpochIndex]:
         order = np.arange(self.num_items)
         if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_items)
-        epoch = self.epoch
-        for position in range(len(self)):
-            yield epoch, int(order[(self.rank + position * self.world) % self.num_items])
+            rng = np.random.default_rng((self.seed, self.epoch, 0, _ORDER_STREAM))
+            order = rng.permutation(self.num_items)
+        first = self.epoch * self.repeats
+        for position in range(self._items_of_rank()):
+            index = int(order[(self.rank + position * self.world) % self.num_items])
+            for copy in range(self.repeats):
+                yield first + copy, index
+
+    def _items_of_rank(self) -> int:
+        extra = self.world - 1 if self.pad else self.world - 1 - self.rank
+        return (self.num_items + extra) // self.world
 
 
 def init_worker(worker_id: int) -> None:

@@ -29,12 +29,12 @@ from emim.data.manifest import (
     ClipEntry,
     ClipList,
     format_moment,
-    nearest_name,
     read_manifest,
     relative_path,
 )
 from emim.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_frame_folder
 from emim.errors import ConfigError, DataError
+from emim.naming import nearest
 
 Split = Literal["train", "val", "test"]
 
@@ -114,17 +114,19 @@ def discover(
             return _all_of(clip_list, "the flat folder")
         return _seeded_side(clip_list, split, val_share, seed)
 
+    extra = len(_visible(root)) - len(folders)
+    beside = f"{extra} other files or folders in {root.name} ignored" if extra else ""
     names = tuple(classes) if classes is not None else _train_classes(folders)
     if split is None:
         scans = [_scan(folder) for folder in folders.values()]
         parts = "+".join(folder.name for folder in folders.values())
-        return _all_of(_to_list(root, scans, names), parts)
+        return _all_of(_to_list(root, scans, names, beside), parts)
     own = folders.get(split) or (folders.get("val") if split == "test" else None)
     if own is None and "train" not in folders:
         present = ", ".join(folder.name for folder in folders.values())
         raise DataError(f"{root}: no folder for split {split!r} (found {present}); {_LAYOUT}")
     scan = _scan(own or folders["train"])
-    clip_list = _to_list(root, [scan], names)
+    clip_list = _to_list(root, [scan], names, beside)
     if own is None or (split == "train" and "val" not in folders):
         return _seeded_side(clip_list, split, val_share, seed)
     stand_in = " (no test folder; model selection has seen these clips)" if own.name != "test" else ""
@@ -249,17 +251,17 @@ def _train_classes(folders: dict[Split, Path]) -> tuple[str, ...]:
     return _class_names(_scan(folders.get("train") or next(iter(folders.values()))), None)
 
 
-def _to_list(root: Path, scans: list[_Scan], names: tuple[str, ...]) -> ClipList:
+def _to_list(root: Path, scans: list[_Scan], names: tuple[str, ...], note: str = "") -> ClipList:
     index_of = {name: index for index, name in enumerate(names)}
     entries: list[ClipEntry] = []
-    notes: list[str] = []
+    notes: list[str] = [note]
     for scan in scans:
         for name, paths in scan.clips.items():
             if name not in index_of:
-                nearest = nearest_name(name, names)
+                hint = nearest(name, names, cutoff=0.0)
                 raise DataError(
-                    f"{scan.folder / name}: class {name!r} is not one of the {len(names)} training classes "
-                    f"(nearest: {nearest!r}); rename the folder or take it away"
+                    f"{scan.folder / name}: class {name!r} is not one of the {len(names)} training classes; "
+                    f"{hint} Rename the folder or take it away"
                 )
             entries += [ClipEntry(path, index_of[name]) for path in paths]
         if scan.empty:
@@ -281,6 +283,7 @@ def _seeded_side(clip_list: ClipList, split: Split, val_share: float, seed: int)
     wanted = [i for i in range(len(clip_list)) if (i in held) != (split == "train")]
     side = replace(clip_list, entries=tuple(clip_list.entries[i] for i in wanted))
     how = f"{val_share:.0%} of each class held out by seed {seed} from {len(clip_list)} clips, clip by clip"
+    how += " (clips of one person or scene may be on both sides)"
     if split == "test":
         how += "; no test set of its own, so this is the val share, which model selection has seen"
     return replace(side, note=_join(f"{split}: {_size(side)}; {how}", clip_list.note))

@@ -18,18 +18,18 @@ A manifest is UTF-8 CSV with a header and the columns `path,label[,start,end]`:
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from emim.errors import DataError, ManifestError
+from emim.naming import nearest
 
 RangeUnit = Literal["s", "frame"]
 
@@ -122,15 +122,6 @@ class ClipList:
         return dict(zip(self.classes, counts, strict=True))
 
 
-def nearest_name(name: str, names: Iterable[str]) -> str | None:
-    """The most similar of `names`, for error messages; None when there are none."""
-    folded: dict[str, str] = {}
-    for known in names:
-        folded.setdefault(known.lower(), known)
-    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.0)
-    return folded[close[0]] if close else None
-
-
 def format_moment(moment: float | None, unit: RangeUnit) -> str:
     """A start or end as a manifest writes it: "1.5", "120f", or "" for None."""
     if moment is None:
@@ -161,7 +152,8 @@ def read_manifest(
     source = Path(path)
     rows = _read_rows(source)
     labels = [row.label for row in rows]
-    if all(_INTEGER.fullmatch(label) for label in labels) and not (classes and set(labels) & set(classes)):
+    numbered = all(_INTEGER.fullmatch(label) for label in labels) and not set(labels) & set(classes or ())
+    if numbered:
         names, indices = _index_labels(source, rows, classes)
     else:
         names, indices = _name_labels(source, rows, classes)
@@ -173,6 +165,8 @@ def read_manifest(
     if check_files:
         _check_exists(source, entries)
     note = f"{len(entries)} clips of {len(names)} classes from manifest {source.name}"
+    if numbered:
+        note += "; its labels are class indices"
     return ClipList(entries, names, source, note)
 
 
@@ -336,8 +330,8 @@ def _name_labels(
     index_of = {name: index for index, name in enumerate(names)}
     for row in rows:
         if row.label not in index_of:
-            nearest = nearest_name(row.label, names)
-            reason = f"unknown label {row.label!r} (nearest of {len(names)} classes: {nearest!r})"
+            hint = nearest(row.label, names, cutoff=0.0)
+            reason = f"label {row.label!r} is not one of the {len(names)} classes; {hint}"
             raise ManifestError(source, row.number, reason)
     return names, [index_of[row.label] for row in rows]
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from emim.data import sampling
-from emim.data.manifest import nearest_name
 from emim.errors import ConfigError
+from emim.naming import nearest
 
 if TYPE_CHECKING:
     from emim.data.video import VideoReader
@@ -115,7 +115,7 @@ def check_keys(what: str, values: Mapping[str, Any], cls: type) -> None:
     known = [field.name for field in dataclasses.fields(cls)]
     for key in values:
         if key not in known:
-            raise ConfigError(f"{what}: unknown key {key!r} (nearest: {nearest_name(key, known)!r})")
+            raise ConfigError(f"{what}: unknown key {key!r}; {nearest(key, known)}")
 
 
 def train_indices(

@@ -90,7 +90,8 @@ def _dense_span(num_frames: int, n: int, stride: int, fps: float) -> tuple[float
 def _dense_indices(num_frames: int, n: int, start: float, span: float) -> IndexArray:
     # A span under one frame (a very low frame rate) must not run backwards.
     end = max(start, start + span - 1)
-    return _clamp(np.linspace(start, end, n), num_frames)
+    # The tolerance keeps a position that is a whole number from being rounded down to the frame before.
+    return _clamp(np.linspace(start, end, n) + 1e-9, num_frames)
 
 
 def _clamp(indices: NDArray[Any], num_frames: int) -> IndexArray:

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from emim.data.manifest import nearest_name
 from emim.data.preprocessing import Preprocessing, check_keys, normalise, resize, to_tensor
 from emim.errors import ConfigError
+from emim.naming import nearest
 
 Range = tuple[float, float]
 LabelMap = Mapping[int, int]
@@ -115,8 +115,8 @@ def resolve_label_map(names: Mapping[str, str], classes: Sequence[str]) -> dict[
     for one, other in names.items():
         for name in (one, other):
             if name not in index_of:
-                nearest = nearest_name(name, classes)
-                raise ConfigError(f"label map: {name!r} is not a class (nearest: {nearest!r})")
+                hint = nearest(name, classes, cutoff=0.0)
+                raise ConfigError(f"label map: {name!r} is not a class; {hint}")
         for source, target in ((one, other), (other, one)):
             paired = pairs.setdefault(index_of[source], index_of[target])
             if paired != index_of[target]:
