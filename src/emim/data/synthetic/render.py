@@ -21,7 +21,7 @@ from emim.data.synthetic.classes import Dimension, Motion, motion_of
 from emim.data.synthetic.motion import Geometry, Tracks, draw_camera_shift, draw_geometry, draw_path, place
 from emim.data.synthetic.options import ClipOptions
 from emim.data.synthetic.sprites import SPRITE_REACH, Sprite, cut_out, draw_outline, draw_rectangle
-from emim.data.synthetic.textures import Texture, draw_texture
+from emim.data.synthetic.textures import Texture, draw_texture, ensure_contrast
 from emim.errors import ConfigError, DataError
 
 _DEFAULT_OPTIONS = ClipOptions()
@@ -72,7 +72,7 @@ def render_clip(label: str, *, seed: int, options: ClipOptions = _DEFAULT_OPTION
         texture_SSC = draw_texture(rng, side, side)
         if look_alike:
             texture_SSC = _part_of(rng, background_HWC, side)
-        texture_SSC = _apart_from(background_HWC, texture_SSC)
+        texture_SSC = ensure_contrast(_apart_from(background_HWC, texture_SSC), least=0.07)
         sprites.append(cut_out(rng, texture_SSC, draw_outline(rng)))
     return _render(label, scene, background_HWC, sprites)
 

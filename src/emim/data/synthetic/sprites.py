@@ -24,8 +24,9 @@ Sprite = npt.NDArray[np.float32]
 def draw_outline(rng: np.random.Generator) -> Points:
     """Corners_N2 of a random shape: nearly half are rectangles, as crops of photographs are."""
     names, weights = zip(*_SHAPES.items(), strict=True)
-    outline_N2 = names[int(rng.choice(len(names), p=np.array(weights) / sum(weights)))](rng)
-    return _stretch(rng, outline_N2)
+    shape = names[int(rng.choice(len(names), p=np.array(weights) / sum(weights)))]
+    # A turning disc is hard to see, so ellipses are never round.
+    return _stretch(rng, shape(rng), least=0.12 if shape is _ellipse else 0.0)
 
 
 def draw_rectangle(rng: np.random.Generator) -> Points:
@@ -74,9 +75,9 @@ def _mask(outline_N2: Points, side: int, softness: float) -> npt.NDArray[np.floa
     return np.asarray(image, dtype=np.float32)[..., None] / 255.0
 
 
-def _stretch(rng: np.random.Generator, outline_N2: Points) -> Points:
+def _stretch(rng: np.random.Generator, outline_N2: Points, *, least: float = 0.0) -> Points:
     """Change the aspect at constant area; corners stay within the sprite."""
-    root = np.exp(rng.uniform(-0.3, 0.3))
+    root = np.exp(rng.choice((-1.0, 1.0)) * rng.uniform(least, 0.3))
     return np.asarray(np.clip(outline_N2 * (root, 1 / root), -1.6, 1.6))
 
 
