@@ -5,7 +5,7 @@ With persistent workers the copies of a data set in the workers never see `set_e
 therefore sends the epoch along with every index.
 
     sampler = EpochSampler(len(clip_list), seed)
-    loader = DataLoader(TrainClips(...), sampler=sampler, worker_init_fn=init_worker, persistent_workers=True)
+    loader = ClipLoader(TrainClips(...), sampler=sampler, num_workers=4, persistent_workers=True)
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
         for batch in loader: ...  # batch["clip"], batch["label"], batch["index"]

@@ -1,0 +1,101 @@
+"""Preprocessing settings and test views.
+
+Shape legend: V views (clips x crops), C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from emim.data.preprocessing import Preprocessing, views_from_frames
+from emim.errors import ConfigError
+
+
+def ramp(height: int, width: int, num_frames: int = 2) -> NDArray[np.uint8]:
+    """Red grows with x, green with y, blue with t."""
+    frames_THWC = np.zeros((num_frames, height, width, 3), dtype=np.uint8)
+    frames_THWC[..., 0] = np.linspace(0, 255, width).round()
+    frames_THWC[..., 1] = np.linspace(0, 255, height).round()[:, None]
+    frames_THWC[..., 2] = np.arange(num_frames)[:, None, None] * 10
+    return frames_THWC
+
+
+def test_settings_survive_json_and_name_mistakes() -> None:
+    pre = Preprocessing(num_frames=8, sampling="dense", fit="letterbox", mean=(0.1, 0.2, 0.3), clips=4)
+    assert Preprocessing.from_dict(json.loads(json.dumps(pre.to_dict()))) == pre
+    with pytest.raises(ConfigError, match=r"unknown key 'num_frame'.*'num_frames'"):
+        Preprocessing.from_dict({"num_frame": 8})
+    for wrong, message in (
+        ({"size": 0}, "size must be a whole number"),
+        ({"size": 22.4}, "size must be a whole number"),
+        ({"sampling": "random"}, "sampling must be one of segment, dense, got 'random'"),
+        ({"fit": "pad"}, "fit must be one of crop, letterbox, stretch"),
+        ({"crops": 2}, "crops must be 1 or 3"),
+        ({"std": [0.2, 0.2, 0.0]}, "std must be three numbers"),
+        ({"mean": [0.5]}, "mean must be three numbers"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Preprocessing.from_dict(wrong)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 50), (50, 20)])
+def test_three_crops_lie_along_the_long_side_clip_by_clip(height: int, width: int) -> None:
+    pre = Preprocessing(num_frames=2, size=20, clips=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    frames_THWC = ramp(height, width, 4)
+    views_VCTHW = views_from_frames(frames_THWC, np.array([[0, 2], [1, 3]]), pre)
+    assert views_VCTHW.shape == (6, 3, 2, 20, 20)
+    assert pre.num_views == 6
+    for view, (clip, offset) in enumerate(
+        (clip, offset) for clip in ((0, 2), (1, 3)) for offset in (0, 15, 30)
+    ):
+        top, left = (0, offset) if width > height else (offset, 0)
+        expected_THWC = frames_THWC[list(clip), top : top + 20, left : left + 20] / 255
+        np.testing.assert_allclose(views_VCTHW[view].numpy(), expected_THWC.transpose(3, 0, 1, 2), atol=1e-6)
+
+
+def test_one_crop_is_the_middle_one_of_three() -> None:
+    frames_THWC, position = ramp(37, 91), np.array([[0, 1]])
+    one = views_from_frames(frames_THWC, position, Preprocessing(size=24, crops=1))
+    three = views_from_frames(frames_THWC, position, Preprocessing(size=24, crops=3))
+    assert torch.equal(one[0], three[1])
+
+
+def test_the_short_side_fills_the_crop() -> None:
+    # The ramp over the short side must run through the whole crop, from dark to bright.
+    pre = Preprocessing(size=32, crops=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    view_CTHW = views_from_frames(ramp(64, 100), np.array([[0, 1]]), pre)[0]
+    assert float(view_CTHW[1, 0, 0].mean()) < 0.02
+    assert float(view_CTHW[1, 0, -1].mean()) > 0.98
+    assert 0.15 < float(view_CTHW[0, 0, :, 0].mean()) < 0.21  # (100 - 64) / 2 pixels of 100 are cut off
+
+
+def test_small_frames_are_scaled_up() -> None:
+    views_VCTHW = views_from_frames(ramp(10, 13), np.array([[0, 1]]), Preprocessing(size=32))
+    assert views_VCTHW.shape == (3, 3, 2, 32, 32)
+    assert views_VCTHW.isfinite().all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 60), (60, 30), (8, 100)])
+def test_letterbox_shows_the_whole_frame_on_the_mean(height: int, width: int) -> None:
+    pre = Preprocessing(size=40, fit="letterbox")
+    frames_THWC = np.full((2, height, width, 3), 255, dtype=np.uint8)
+    views_VCTHW = views_from_frames(frames_THWC, np.array([[0, 1]]), pre)
+    assert views_VCTHW.shape == (1, 3, 2, 40, 40)
+    bright = (1 - 0.45) / 0.225
+    values = views_VCTHW.unique()
+    torch.testing.assert_close(values, torch.tensor([0.0, bright]))
+    shown = int((views_VCTHW[0, 0, 0] != 0).sum())
+    assert shown == round(40 * height / max(height, width)) * round(40 * width / max(height, width))
+
+
+def test_stretch_scales_both_sides() -> None:
+    pre = Preprocessing(size=32, fit="stretch", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    view_CTHW = views_from_frames(ramp(64, 128), np.array([[0, 1]]), pre)[0]
+    assert float(view_CTHW[0, 0, :, 0].mean()) < 0.03
+    assert float(view_CTHW[0, 0, :, -1].mean()) > 0.97
+    assert float(view_CTHW[1, 0, -1].mean()) > 0.97
