@@ -209,6 +209,18 @@ def test_segments_of_one_video_stay_on_one_side(tmp_path: Path) -> None:
     assert val.counts() == {"a": 8, "b": 8}
 
 
+def test_a_video_that_holds_all_of_a_class_stays_in_training(tmp_path: Path) -> None:
+    rows = ["path,label,start,end"]
+    for video in range(10):
+        make(tmp_path, f"{video}.mp4")
+        rows += [f"{video}.mp4,common,0,1"]
+    rows += ["3.mp4,rare,1,2", "3.mp4,rare,2,3"]
+    (tmp_path / "clips.csv").write_text("\n".join(rows))
+    for seed in range(20):
+        train = load_clips(tmp_path / "clips.csv", split="train", seed=seed, val_share=0.5)
+        assert train.counts() == {"common": 5, "rare": 2}
+
+
 def test_the_fingerprint_sees_every_change(tmp_path: Path) -> None:
     make(tmp_path, "a.mp4", "b.mp4")
     prints = []

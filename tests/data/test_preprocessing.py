@@ -36,8 +36,10 @@ def test_settings_survive_json_and_name_mistakes() -> None:
         ({"sampling": "random"}, "sampling must be one of segment, dense, got 'random'"),
         ({"fit": "pad"}, "fit must be one of crop, letterbox, stretch"),
         ({"crops": 2}, "crops must be 1 or 3"),
-        ({"std": [0.2, 0.2, 0.0]}, "std must be three numbers"),
-        ({"mean": [0.5]}, "mean must be three numbers"),
+        ({"std": [0.2, 0.2, 0.0]}, "std must be above 0"),
+        ({"mean": [0.5]}, "mean must be 3 numbers"),
+        ({"mean": 0.45}, "mean must be 3 numbers, got 0.45"),
+        ({"std": ["a", "b", "c"]}, "std must be 3 numbers"),
     ):
         with pytest.raises(ConfigError, match=message):
             Preprocessing.from_dict(wrong)

@@ -46,6 +46,8 @@ def test_segment_test_indices_by_hand(
         (100, 4, 4, 30.0, 3, 4, [84, 89, 94, 99]),
         (20, 4, 4, 15.0, 0, 1, [6, 8, 10, 13]),  # span 8, start 6, step 7/3
         (10, 4, 4, 30.0, 0, 1, [0, 5, 9, 9]),  # shorter than the span: the last frame repeats
+        # span 19.2, start 109, step 2.6: the sixth is 122 exactly, which floating point puts just below.
+        (238, 8, 3, 24.0, 0, 1, [109, 111, 114, 116, 119, 122, 124, 127]),
         (300, 16, 4, 30.0, 0, 1, [118 + (63 * i) // 15 for i in range(16)]),  # Kinetics: step 4.2
     ],
 )

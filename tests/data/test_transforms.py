@@ -298,8 +298,16 @@ def test_options_survive_json_and_name_mistakes() -> None:
         AugmentOptions(crop_scale=(0.9, 0.1))
     with pytest.raises(ConfigError, match="at most 1"):
         AugmentOptions(crop_scale=(0.9, 1.1))
-    with pytest.raises(ConfigError, match="rotation must be at least 0"):
+    with pytest.raises(ConfigError, match="rotation must be a number of at least 0"):
         AugmentOptions(rotation=-1)
+    for wrong, message in (
+        ({"flip": "yes"}, "flip is a probability in .*'yes'"),
+        ({"noise": None}, "noise must be a number"),
+        ({"crop_scale": 0.5}, "crop_scale must be 2 numbers, got 0.5"),
+        ({"flip_map": ["left"]}, "flip_map must map class names"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            AugmentOptions.from_dict(wrong)
 
 
 def test_a_crop_is_quick_enough_for_one_core() -> None:

@@ -73,13 +73,9 @@ class Preprocessing:
         if self.crops not in (1, 3):
             raise ConfigError(f"preprocessing: crops must be 1 or 3, got {self.crops!r}")
         for name in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, name))
-            if (
-                len(values) != 3
-                or not all(map(math.isfinite, values))
-                or (name == "std" and min(values) <= 0)
-            ):
-                raise ConfigError(f"preprocessing: {name} must be three numbers (std above 0), got {values}")
+            values = float_tuple("preprocessing", name, getattr(self, name), 3)
+            if name == "std" and min(values) <= 0:
+                raise ConfigError(f"preprocessing: std must be above 0, got {values}")
             object.__setattr__(self, name, values)  # a list read from JSON becomes a tuple
 
     @property
@@ -116,6 +112,18 @@ def check_keys(what: str, values: Mapping[str, Any], cls: type) -> None:
     for key in values:
         if key not in known:
             raise ConfigError(f"{what}: unknown key {key!r}; {nearest(key, known)}")
+
+
+def float_tuple(what: str, name: str, values: Any, length: int) -> tuple[float, ...]:
+    """`values` as a tuple of `length` finite floats, or ConfigError."""
+    if not isinstance(values, list | tuple) or len(values) != length or not all(map(is_number, values)):
+        raise ConfigError(f"{what}: {name} must be {length} numbers, got {values!r}")
+    return tuple(map(float, values))
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite int or float (and no truth value)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def train_indices(

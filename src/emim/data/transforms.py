@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from emim.data.preprocessing import Preprocessing, check_keys, normalise, resize, to_tensor
+from emim.data.preprocessing import (
+    Preprocessing,
+    check_keys,
+    float_tuple,
+    is_number,
+    normalise,
+    resize,
+    to_tensor,
+)
 from emim.errors import ConfigError
 from emim.naming import nearest
 
@@ -70,14 +78,21 @@ class AugmentOptions:
 
     def __post_init__(self) -> None:
         for name in ("flip", "reverse", "grayscale", "invert", "erasing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"augment: {name} is a probability in [0, 1], got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not is_number(value) or not 0 <= value <= 1:
+                raise ConfigError(f"augment: {name} is a probability in [0, 1], got {value!r}")
         for name in ("brightness", "contrast", "saturation", "rotation", "noise"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"augment: {name} must be at least 0, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not is_number(value) or value < 0:
+                raise ConfigError(f"augment: {name} must be a number of at least 0, got {value!r}")
+        for name in ("flip_map", "reverse_map"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ConfigError(
+                    f"augment: {name} must map class names to class names, got {getattr(self, name)!r}"
+                )
         for name in ("crop_scale", "crop_ratio"):
-            values = tuple(float(value) for value in getattr(self, name))
-            if len(values) != 2 or not 0 < values[0] <= values[1]:
+            values = float_tuple("augment", name, getattr(self, name), 2)
+            if not 0 < values[0] <= values[1]:
                 raise ConfigError(f"augment: {name} must be (low, high) with 0 < low <= high, got {values}")
             object.__setattr__(self, name, values)
         if self.crop_scale[1] > 1:
