@@ -137,6 +137,8 @@ class VideoFileReader(VideoReader):
         self._last: tuple[int, VideoFrame] | None = None
         self._pts: list[int] | None = None  # expected, in presentation order
         self._entries: list[tuple[int, int]] = []
+        # Kept, because frames counted past damage could be shifted.
+        self._damage: VideoError | None = None
         self.num_frames = 0
         _check_file(self.path)
         with _quiet_ffmpeg():
@@ -149,6 +151,11 @@ class VideoFileReader(VideoReader):
             except BaseException:
                 self.close()
                 raise
+
+    @property
+    def packets_decoded(self) -> int:
+        """Packets given to the decoder so far: what opening and reading have cost."""
+        return self._source.packets_given
 
     def close(self) -> None:
         """Release the file, the packets and the decoder; closing twice is harmless."""
@@ -246,17 +253,30 @@ class VideoFileReader(VideoReader):
         return float((span + last) * (self._source.stream.time_base or 0))
 
     def _read_ascending(self, indices: Sequence[int]) -> Iterator[tuple[int, Frames]]:
+        if self._damage is not None:
+            raise self._damage
         with _quiet_ffmpeg():
             for index in indices:
                 try:
-                    frame = self._frame_at(index)
-                except _TableMismatchError:
-                    self._drop_table(index)
-                    frame = self._frame_at(index)
+                    frame = self._find_frame(index)
+                except VideoError as damage:
+                    self._damage = damage
+                    raise
                 yield index, self._to_rgb(frame, index)
 
+    def _find_frame(self, index: int) -> VideoFrame:
+        """Decode the frame at `index`, without the table if that proves wrong."""
+        try:
+            return self._frame_at(index)
+        except _TableMismatchError:
+            self._drop_table(index)
+            try:
+                return self._frame_at(index)
+            except _TableMismatchError:
+                raise VideoError(self.path, f"frame {index} does not decode again; re-encode it") from None
+
     def _drop_table(self, index: int) -> None:
-        """Count by decoding from here on; the number of frames that was announced must stand."""
+        """Count frames by decoding from here on; the number that was announced must stand."""
         announced = self.num_frames
         self._count_by_decoding()
         self._pts, self._entries = None, []

@@ -156,8 +156,9 @@ def video_packets(container: InputContainer, stream: VideoStream) -> Iterator[Vi
 def _gives_no_picture(codec: str, packet: VideoPacket, macroblocks: int) -> bool:
     """Whether a packet decodes to nothing: a hidden reference of VP8/VP9, an MPEG-4 picture "not coded"."""
     if codec == "mpeg4":
-        # Each macroblock takes at least one bit. DivX puts such dummies after two pictures in one packet.
-        return packet.size * 8 < macroblocks
+        # DivX puts such dummies after two pictures in one packet. A coded picture takes a header of at least
+        # 64 bits and a bit for each macroblock.
+        return packet.size * 8 < 64 + macroblocks
     if codec == "vp8":
         return not bytes(packet)[0] & 0x10
     if codec in ("vp9", "libvpx-vp9"):

@@ -10,7 +10,13 @@ import av
 
 from emim.data.video_container import bytes_missing, describe_content, lacks_mp4_index
 from emim.data.video_index import PacketTable, read_packet_table, video_packets
-from emim.errors import NotAVideoError, NoVideoStreamError, TruncatedVideoError, VideoError
+from emim.errors import (
+    EmptyVideoError,
+    NotAVideoError,
+    NoVideoStreamError,
+    TruncatedVideoError,
+    VideoError,
+)
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -20,14 +26,29 @@ if TYPE_CHECKING:
 # Only containers, no playlists: a list under a video's name could make FFmpeg open other files.
 _FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,live_flv,ogg,gif,ivf,nut,rm,mxf,dv,yuv4mpegpipe,"
-    "h264,hevc,m4v,obu,av1,wtv,swf,vob,mp3,wav,flac,aac,ac3,aiff,caf,amr"
+    "h264,hevc,obu,av1,wtv,swf,vob,mp3,wav,flac,aac,ac3,aiff,caf,amr"
 )
 # Reading on past fewer packets than these is cheaper than a seek in the file.
-_MIN_FILE_SEEK = 256
+MIN_FILE_SEEK = 256
 
 
 class PacketSource:
-    """Packets of a file's video stream by number, from memory or by reading the file again."""
+    """The packets of a file's video stream, from any one onwards.
+
+    Args:
+        path: the file.
+        memory_limit: bytes of packets to keep in memory; above, the file is read again.
+
+    Attributes:
+        container: the open file.
+        stream: its video stream, which holds the decoder.
+        table: what one pass over the packets found.
+        position: number of the packet that iteration gives next.
+        packets_given: packets given by iteration so far.
+
+    Raises:
+        NotAVideoError, NoVideoStreamError, TruncatedVideoError: as listed for `open_video`.
+    """
 
     def __init__(self, path: Path, memory_limit: int) -> None:
         self._path = path
@@ -46,7 +67,7 @@ class PacketSource:
             raise
         self.position = len(self.table.records)  # number of the packet that comes next
         self._packets: Iterator[Packet[VideoStream]] = iter(())
-        self._decoder_used = False
+        self.packets_given = 0
         signatures = [(r.pos, r.pts, r.size) for r in self.table.records]
         self._number_of = {signature: number for number, signature in enumerate(signatures)}
         self._seekable = self.table.seekable and len(self._number_of) == len(signatures)
@@ -70,13 +91,13 @@ class PacketSource:
     def __iter__(self) -> Iterator[Packet[VideoStream]]:
         while (packet := next(self._packets, None)) is not None:
             self.position += 1
-            self._decoder_used = True
+            self.packets_given += 1
             yield packet
 
     def jump(self, number: int) -> None:
         """Make packet `number` the next one, with an empty decoder."""
         if self.table.packets is not None:
-            if self._decoder_used:
+            if self.packets_given:
                 self.stream.codec_context.flush_buffers()
             self._packets = iter(self.table.packets[number:])
         else:
@@ -85,7 +106,7 @@ class PacketSource:
 
     def _jump_in_file(self, number: int) -> None:
         ahead = number - self.position
-        if self._seekable and not 0 <= ahead < _MIN_FILE_SEEK and number >= _MIN_FILE_SEEK:
+        if self._seekable and not 0 <= ahead < MIN_FILE_SEEK and number >= MIN_FILE_SEEK:
             landed = self._seek(number)
         elif ahead >= 0:
             self.stream.codec_context.flush_buffers()
@@ -133,17 +154,19 @@ def _open_container(path: Path) -> InputContainer:
     except PermissionError as error:
         raise VideoError(path, f"cannot be opened ({error.strerror}); check its permissions") from error
     except av.FFmpegError as error:
-        content = describe_content(path)
+        missing = bytes_missing(path)
+        if missing == 0 and isinstance(error, EOFError):
+            raise EmptyVideoError(path, "holds no frame; remove it or export it again") from error
         if lacks_mp4_index(path):
             raise TruncatedVideoError(
                 path, "ends before its index (no moov box); copy or download the file again"
             ) from error
-        if bytes_missing(path):
+        if missing:
             raise TruncatedVideoError(
                 path, f"ends inside its header ({error.strerror}); copy or download the file again"
             ) from error
         raise NotAVideoError(
-            path, f"is not a video: it holds {content}; remove it or convert it to mp4"
+            path, f"is not a video: it holds {describe_content(path)}; remove it or convert it to mp4"
         ) from error
 
 
@@ -155,8 +178,10 @@ def _picture_stream(container: InputContainer, path: Path) -> VideoStream:
             if stream.codec_context is None:
                 raise VideoError(path, "uses a codec that this FFmpeg cannot decode; re-encode it to h264")
             return stream
+    if not container.streams:
+        raise EmptyVideoError(path, "holds no stream, so no frame; remove it or export it again")
     kinds: list[str] = sorted({stream.type for stream in container.streams})
     raise NoVideoStreamError(
         path,
-        f"holds no video stream, only {', '.join(kinds) or 'nothing'}; remove it or export it with pictures",
+        f"holds no video stream, only {', '.join(kinds)}; remove it or export it with pictures",
     )
