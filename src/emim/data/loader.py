@@ -32,7 +32,7 @@ class ClipLoader(DataLoader[Any]):
 
     def __init__(self, dataset: Dataset[Any], **options: Any) -> None:
         options.setdefault("worker_init_fn", init_worker)
-        super().__init__(_ErrorsAsItems(dataset), collate_fn=_collate, **options)
+        super().__init__(ErrorsAsItems(dataset), collate_fn=_collate, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():
@@ -41,7 +41,9 @@ class ClipLoader(DataLoader[Any]):
             yield batch
 
 
-class _ErrorsAsItems(Dataset[Any]):
+class ErrorsAsItems(Dataset[Any]):
+    """A data set whose item is the error where reading it raised one of this package's."""
+
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
 

@@ -83,19 +83,17 @@ class UniFormer(nn.Module):
         self.num_classes = num_classes
         self.num_features = widths[-1]
 
-        self.patch_embed1 = PatchEmbed(
-            3, widths[0], kernel=(3, 4, 4), stride=(stem_stride, 4, 4), padding=(1, 0, 0)
-        )
+        self.patch_embed1 = PatchEmbed(3, widths[0], kernel=(3, 4, 4), stride=(stem_stride, 4, 4), padding=(1, 0, 0))
         self.patch_embed2, self.patch_embed3, self.patch_embed4 = (
             PatchEmbed(narrow, wide, kernel=(1, 2, 2), stride=(1, 2, 2)) for narrow, wide in pairwise(widths)
         )
 
-        drop_rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        num_blocks = sum(depths)
+        drop_rates = iter([drop_path * index / max(1, num_blocks - 1) for index in range(num_blocks)])
 
         def local_stage(stage: int) -> nn.ModuleList:
             return nn.ModuleList(
-                LocalBlock(widths[stage], mlp_ratio=mlp_ratio, drop_path=next(drop_rates))
-                for _ in range(depths[stage])
+                LocalBlock(widths[stage], mlp_ratio=mlp_ratio, drop_path=next(drop_rates)) for _ in range(depths[stage])
             )
 
         def attention_stage(stage: int) -> nn.ModuleList:

@@ -104,7 +104,8 @@ class LocalBlock(nn.Module):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         x_BCTHW = x_BCTHW + self.pos_embed(x_BCTHW)
         x_BCTHW = x_BCTHW + self.drop_path(self.conv2(self.attn(self.conv1(self.norm1(x_BCTHW)))))
-        return x_BCTHW + self.drop_path(self.mlp(self.norm2(x_BCTHW)))
+        out: Tensor = x_BCTHW + self.drop_path(self.mlp(self.norm2(x_BCTHW)))
+        return out
 
 
 class AttentionBlock(nn.Module):
@@ -117,9 +118,7 @@ class AttentionBlock(nn.Module):
         drop_path: probability of dropping each residual branch.
     """
 
-    def __init__(
-        self, dim: int, attn: EMIM | SelfAttention, *, mlp_ratio: float = 4.0, drop_path: float = 0.0
-    ) -> None:
+    def __init__(self, dim: int, attn: EMIM | SelfAttention, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         super().__init__()
         self.pos_embed = DepthwiseConv3d(dim, 3)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
@@ -133,7 +132,8 @@ class AttentionBlock(nn.Module):
         x_BLC = (x_BCTHW + self.pos_embed(x_BCTHW)).flatten(2).transpose(1, 2)
         x_BLC = x_BLC + self.drop_path(self._mix(self.norm1(x_BLC), (T, H, W)))
         x_BLC = x_BLC + self.drop_path(self.mlp(self.norm2(x_BLC)))
-        return x_BLC.transpose(1, 2).reshape(B, C, T, H, W)
+        out: Tensor = x_BLC.transpose(1, 2).reshape(B, C, T, H, W)
+        return out
 
     def _mix(self, x_BLC: Tensor, grid: tuple[int, int, int]) -> Tensor:
         out: Tensor = self.attn(x_BLC, grid) if isinstance(self.attn, EMIM) else self.attn(x_BLC)

@@ -29,7 +29,9 @@ class DepthwiseConv3d(nn.Conv3d):
         if input.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
             bias = None if self.bias is None else self.bias.to(dtype)
-            out: Tensor = _DepthwiseConv3dOnCPU.apply(input.to(dtype), self.weight.to(dtype), bias)
+            out: Tensor = _DepthwiseConv3dOnCPU.apply(  # type: ignore[no-untyped-call]
+                input.to(dtype), self.weight.to(dtype), bias
+            )
             return out
         return super().forward(input)
 
@@ -41,7 +43,7 @@ class _DepthwiseConv3dOnCPU(torch.autograd.Function):
         return _same_conv(x_BCTHW, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad_BCTHW: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_BCTHW: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x_BCTHW, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         grad_x = _same_conv(grad_BCTHW, weight.flip(2, 3, 4), None) if wants_x else None

@@ -91,9 +91,7 @@ class EMIM(nn.Module):
         if T * H * W != L:
             raise ClipSizeError(f"grid {T} x {H} x {W} has {T * H * W} tokens, but x has {L}")
         q_BNTHWD, k_BNTHWD, v_BNTHWD = (
-            self.qkv(x_BLC)
-            .reshape(B, T, H, W, 3, self.num_heads, C // self.num_heads)
-            .permute(4, 0, 5, 1, 2, 3, 6)
+            self.qkv(x_BLC).reshape(B, T, H, W, 3, self.num_heads, C // self.num_heads).permute(4, 0, 5, 1, 2, 3, 6)
         )
         appearance_BNTHWD, affinity_BNTHWP = cost_volume_attention(
             q_BNTHWD, k_BNTHWD, v_BNTHWD, self.rpb, backend=self.backend, return_affinity=True

@@ -27,9 +27,7 @@ _QUERIES_PER_BAND = 256
 reach, smaller ones make the matrix products small. Grids up to 16 x 16 are one band."""
 
 
-def cost_volume_dense(
-    q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor
-) -> tuple[Tensor, Tensor]:
+def cost_volume_dense(q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor) -> tuple[Tensor, Tensor]:
     """Same contract as `emim.ops.reference.cost_volume_reference`."""
     B, N, T, H, W, D = q_BNTHWD.shape
     _, I, J = rpb_NIJ.shape
@@ -45,9 +43,7 @@ def cost_volume_dense(
         bottom = min(H, top + band_height)
         key_top, key_bottom = max(0, top - I // 2), min(H, bottom + I // 2)
         queries, keys = (bottom - top) * W, (key_bottom - key_top) * W
-        key_of_entry_QP, entry_of_key_QK = _window_tables(
-            top, bottom, key_top, key_bottom, W, I, J, q_BNTHWD.device
-        )
+        key_of_entry_QP, entry_of_key_QK = _window_tables(top, bottom, key_top, key_bottom, W, I, J, q_BNTHWD.device)
 
         q_ZQD = q_ZHWD[:, top:bottom].reshape(Z, queries, D)
         k_ZKD = torch.cat([k_ZHWD[:, key_top:key_bottom].reshape(Z, keys, D), outside_Z1D], dim=1)

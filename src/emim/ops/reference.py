@@ -16,7 +16,9 @@ from torch import Tensor
 from emim.ops.constants import PAD_VALUE
 
 
-def cost_volume_reference(q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor) -> tuple[Tensor, Tensor]:
+def cost_volume_reference(
+    q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor
+) -> tuple[Tensor, Tensor]:
     """Context and raw affinity of frame pairs that are already formed and scaled.
 
     Args:

@@ -10,8 +10,6 @@ uniformly from a clip the five coordinates are independent and have the same law
 has the same distribution whatever the class. Only frames together tell.
 """
 
-# ruff: noqa: N815 - attributes carry shape suffixes too
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Shape suffixes: T frames, K objects, H and W the frame sides in pixels, S the si
 B the side of the square of frame pixels around an object, C channels (3 colours, or 4 with coverage).
 """
 
-# ruff: noqa: N815 - attributes carry shape suffixes too
-
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,0 +1,104 @@
+"""A trained network as one safetensors file that needs nothing else.
+
+The weights are the tensors; the file's metadata holds, as JSON under the key "emim", how to rebuild the
+network, its class names, its preprocessing, the configuration it was trained with and what it reached.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+import emim
+from emim.errors import CheckpointError
+from emim.models.checkpoint import load_checkpoint
+from emim.models.registry import create_model
+from emim.models.uniformer import UniFormer
+
+_METADATA_KEY = "emim"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a trained network is, besides its weights.
+
+    Attributes:
+        model: name for `create_model`.
+        arguments: overrides for `create_model`.
+        classes: class names by index.
+        preprocessing: `emim.data.preprocessing.Preprocessing` as plain values.
+        config: the whole training configuration as plain values.
+        data: fingerprint of the training data.
+        metrics: what was measured on the validation clips, if any.
+        version: version of this package that wrote the file.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    preprocessing: Mapping[str, Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    version: str = emim.__version__
+
+
+def save_model(path: str | os.PathLike[str], model: UniFormer, card: ModelCard) -> None:
+    """Write weights and card; the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(asdict(card))})
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def read_card(path: str | os.PathLike[str]) -> ModelCard:
+    """The card of a file that `save_model` wrote.
+
+    Raises:
+        CheckpointError: no such file, or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({error}); a trained model is the model.safetensors of "
+            "a run folder"
+        ) from error
+    if _METADATA_KEY not in metadata:
+        raise CheckpointError(
+            f"{path}: holds weights alone, without class names and preprocessing, so it cannot predict. "
+            "Train from it with model.checkpoint, or give the model.safetensors of a run folder"
+        )
+    values = json.loads(metadata[_METADATA_KEY])
+    return ModelCard(**{**values, "classes": tuple(values["classes"])})
+
+
+def load_model(path: str | os.PathLike[str]) -> tuple[UniFormer, ModelCard]:
+    """Rebuild a trained network, in evaluation mode on the CPU, with its card.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its weights do not fit the network that it names.
+    """
+    card = read_card(path)
+    model = create_model(card.model, num_classes=len(card.classes), **card.arguments)
+    load_checkpoint(model, path, min_coverage=1.0, verbose=False)
+    return model.eval(), card

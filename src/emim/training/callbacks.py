@@ -1,0 +1,63 @@
+"""Lightning callbacks of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+
+from emim.training.module import ClassificationModule
+
+
+class KeepBest(lightning.Callback):
+    """Save the network whenever its validation top-1 is at least the best so far.
+
+    Must stand before the weight averaging callback: the averaged weights are then still in the network.
+
+    Args:
+        save: called with the module and its metrics.
+    """
+
+    def __init__(self, save: Callable[[ClassificationModule, dict[str, Any]], None]) -> None:
+        self.save = save
+        self.best_top1 = -1.0
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, ClassificationModule)
+        top1 = float(pl_module.val_top1.compute())
+        if top1 >= self.best_top1:
+            self.best_top1 = top1
+            self.save(pl_module, {"val_top1": top1, "epoch": trainer.current_epoch})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_top1": self.best_top1}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_top1 = state_dict["best_top1"]
+
+
+class EpochLines(lightning.Callback):
+    """One line per epoch, for terminals without a progress bar and for logs."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.write = write
+        self._started = time.monotonic()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        del trainer, pl_module
+        self._started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        del pl_module
+        metrics = trainer.callback_metrics
+        parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
+        if "train_loss_epoch" in metrics:
+            parts.append(f"loss {metrics['train_loss_epoch']:.3f}")
+        if "val_top1" in metrics:
+            parts.append(f"val top-1 {metrics['val_top1']:.1%}")
+        parts.append(f"{time.monotonic() - self._started:.0f} s")
+        self.write("  ".join(parts))
