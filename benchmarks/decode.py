@@ -63,11 +63,7 @@ def read_decode_all(path: Path, indices: Sequence[int]) -> Frames:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
-        found = {
-            t: frame.to_ndarray(format="rgb24")
-            for t, frame in enumerate(container.decode(stream))
-            if t in wanted
-        }
+        found = {t: frame.to_ndarray(format="rgb24") for t, frame in enumerate(container.decode(stream)) if t in wanted}
     return np.stack([found[t] for t in indices])
 
 
@@ -125,9 +121,7 @@ def main() -> None:
         "spread": [int((i + 0.5) * count / wanted) for i in range(wanted)],
         "window": [count // 2 + 2 * i for i in range(wanted)],
     }
-    print(
-        f"{wanted} of {count} frames, {options.width}x{options.height}, median ms of {options.repeats} runs"
-    )
+    print(f"{wanted} of {count} frames, {options.width}x{options.height}, median ms of {options.repeats} runs")
     print(f"{'clip':<18}{'frames':<8}" + "".join(f"{name:>15}" for name in METHODS))
     with tempfile.TemporaryDirectory() as folder:
         for label, (codec, suffix, codec_options) in CLIPS.items():

@@ -67,7 +67,7 @@ def encode(
         max_b_frames: B-frames in a row, for encoders without an option for that.
         gop_size: largest distance of key frames.
         images: frames_THWC to encode instead of the moving ones; `count` and `size` must fit them.
-        rotation: degrees that a player has to turn frames clockwise.
+        rotation: degrees that a player has to turn frames clockwise (mp4 and mov only).
         packets: changes the list of packets before it is written.
     """
     with av.open(str(path), "w", options=muxer_options or {}) as container:
@@ -81,8 +81,6 @@ def encode(
             stream.codec_context.max_b_frames = max_b_frames
         if gop_size is not None:
             stream.codec_context.gop_size = gop_size
-        if rotation:
-            stream.set_display_rotation(-rotation)
         container.start_encoding()
         encoded: list[av.Packet] = []
         for t, image_HWC in enumerate(moving_frames(count, *size) if images is None else images):
@@ -94,6 +92,8 @@ def encode(
         for packet in encoded if packets is None else packets(encoded):
             packet.stream = stream
             container.mux(packet)
+    if rotation:
+        set_rotation(path, rotation)
     return path
 
 
@@ -156,6 +156,18 @@ def set_edit_list(path: Path, edits: Sequence[tuple[float, int]]) -> None:
         size = int.from_bytes(data[start : start + 4], "big") + len(box) - old_size
         data[start : start + 4] = size.to_bytes(4, "big")
     data[at : at + old_size] = box
+    path.write_bytes(data)
+
+
+def set_rotation(path: Path, rotation: int) -> None:
+    """Write the display matrix that phones write into the track header of an mp4."""
+    cosine, sine = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[rotation]
+    one = 1 << 16
+    matrix = struct.pack(">9i", cosine * one, sine * one, 0, -sine * one, cosine * one, 0, 0, 0, 1 << 30)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44
+    assert data[at : at + 36] == struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
+    data[at : at + 36] = matrix
     path.write_bytes(data)
 
 

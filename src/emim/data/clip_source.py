@@ -63,8 +63,7 @@ class VideoReader(ABC):
             if not 0 <= number < self.num_frames:
                 raise FrameIndexError(
                     self.path,
-                    f"frame index {number} is outside 0..{self.num_frames - 1}; the video has "
-                    f"{self.num_frames} frames",
+                    f"frame index {number} is outside 0..{self.num_frames - 1}; the video has {self.num_frames} frames",
                 )
             places.setdefault(number, []).append(place)
         frames_THWC = np.empty((len(indices), self.height, self.width, 3), dtype=np.uint8)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*")
+_PLAYLIST_MAGIC = (b"#EXTM3U", b"ffconcat")
 _MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot", b"uuid"})
 _EBML_ID = b"\x1a\x45\xdf\xa3"
 _SEGMENT_ID = b"\x18\x53\x80\x67"
@@ -48,19 +49,23 @@ def describe_content(path: Path) -> str:
         head = file.read(4096)
     if head.startswith(_IMAGE_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return "an image"
-    if is_text(head):
+    if holds_text(path):
         return "text"
     return "data in no known video format"
 
 
-def is_text(head: bytes) -> bool:
-    """Whether the first bytes of a file are printable UTF-8 text."""
+def holds_text(path: Path) -> bool:
+    """Whether a file starts as printable UTF-8 text, or as a playlist whatever follows."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if head.startswith(_PLAYLIST_MAGIC):
+        return True
     try:
         # An incremental decoder accepts a character that the end of `head` cuts.
         text = codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False
-    return bool(text) and all(c.isprintable() or c in "\r\n\t\f" for c in text)
+    return bool(text) and all(c.isprintable() or c in "\ufeff\r\n\t\f" for c in text)
 
 
 def _mp4_boxes(file: BinaryIO, size: int) -> list[tuple[bytes, int, int]]:

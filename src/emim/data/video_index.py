@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     VideoPacket = Packet[VideoStream]
 
 # Healthy packets of these codecs give one picture each; `_gives_no_picture` finds the exceptions.
-_ONE_PICTURE_PER_PACKET = frozenset(
-    {"h264", "hevc", "mpeg4", "vp8", "vp9", "libvpx-vp9", "mjpeg", "av1", "libdav1d"}
-)
+_ONE_PICTURE_PER_PACKET = frozenset({"h264", "hevc", "mpeg4", "vp8", "vp9", "libvpx-vp9", "mjpeg", "av1", "libdav1d"})
 # Containers that store pictures whole. Others (MPEG-TS, PS, raw streams) may start or stop inside a picture.
 _WHOLE_PICTURE_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm", "avi"})
 # Containers whose seek lands on a packet that can be found again in the table.
@@ -126,9 +124,7 @@ def read_packet_table(container: InputContainer, stream: VideoStream, memory_lim
         pts_are_guesses |= "avi" in names and packet.pts != packet.dts
         entry = packet.is_keyframe and not packet.is_discard and _is_entry(codec, extradata, packet)
         table.records.append(
-            PacketRecord(
-                packet.pts, packet.pos, packet.size, packet.duration or 0, not packet.is_discard, entry
-            )
+            PacketRecord(packet.pts, packet.pos, packet.size, packet.duration or 0, not packet.is_discard, entry)
         )
         if table.packets is not None:
             table.packets.append(packet)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import av
 
-from emim.data.video_container import bytes_missing, describe_content, lacks_mp4_index
+from emim.data.video_container import bytes_missing, describe_content, holds_text, lacks_mp4_index
 from emim.data.video_index import PacketTable, read_packet_table, video_packets
 from emim.errors import (
     EmptyVideoError,
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-# Only containers, no playlists: a list under a video's name could make FFmpeg open other files.
+# Containers of videos, and of sound for a clear message; no images and no playlists.
 _FORMATS = (
-    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,live_flv,ogg,gif,ivf,nut,rm,mxf,dv,yuv4mpegpipe,"
-    "h264,hevc,obu,av1,wtv,swf,vob,mp3,wav,flac,aac,ac3,aiff,caf,amr"
+    frozenset({"mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "asf", "flv", "live_flv"})
+    | {"ogg", "gif", "ivf", "nut", "rm", "mxf", "dv", "yuv4mpegpipe", "h264", "hevc", "obu", "av1", "wtv", "swf"}
+    | {"vob", "mp3", "wav", "flac", "aac", "ac3", "aiff", "caf", "amr"}
 )
 # Reading on past fewer packets than these is cheaper than a seek in the file.
 MIN_FILE_SEEK = 256
@@ -147,10 +148,12 @@ def _chain(first: Packet[VideoStream], rest: Iterator[Packet[VideoStream]]) -> I
 
 
 def _open_container(path: Path) -> InputContainer:
+    # Text never reaches FFmpeg: a playlist under a video's name could make it open other files.
+    if holds_text(path):
+        raise _not_a_video(path)
     try:
-        return av.open(
-            str(path), options={"format_whitelist": _FORMATS}, metadata_errors="replace", buffer_size=1 << 16
-        )
+        # `container_options`, because `options` crashes PyAV 17 on MPEG-PS.
+        container = av.open(str(path), container_options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except PermissionError as error:
         raise VideoError(path, f"cannot be opened ({error.strerror}); check its permissions") from error
     except av.FFmpegError as error:
@@ -165,9 +168,15 @@ def _open_container(path: Path) -> InputContainer:
             raise TruncatedVideoError(
                 path, f"ends inside its header ({error.strerror}); copy or download the file again"
             ) from error
-        raise NotAVideoError(
-            path, f"is not a video: it holds {describe_content(path)}; remove it or convert it to mp4"
-        ) from error
+        raise _not_a_video(path) from error
+    if not _FORMATS & set(container.format.name.split(",")):
+        container.close()
+        raise _not_a_video(path)
+    return container
+
+
+def _not_a_video(path: Path) -> NotAVideoError:
+    return NotAVideoError(path, f"is not a video: it holds {describe_content(path)}; remove it or convert it to mp4")
 
 
 def _picture_stream(container: InputContainer, path: Path) -> VideoStream:
