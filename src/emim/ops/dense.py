@@ -51,7 +51,7 @@ def cost_volume_dense(q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_
 
         all_pairs_ZQK = q_ZQD @ k_ZKD.transpose(1, 2)
         raw_ZQP = all_pairs_ZQK.gather(2, key_of_entry_QP.expand(Z, queries, P))
-        affinity_BNTQP = raw_ZQP.view(B, N, T, queries, P) + rpb_NIJ.view(1, N, 1, 1, P)
+        affinity_BNTQP = raw_ZQP.view(B, N, T, queries, P) + rpb_NIJ.reshape(1, N, 1, 1, P)
 
         weight_ZQP = affinity_BNTQP.softmax(-1).view(Z, queries, P)
         weight_and_zero = F.pad(weight_ZQP, (0, 1))  # entry P: the weight of a key out of the window
