@@ -66,9 +66,7 @@ def test_test_views_hold_the_frames_of_the_recipe(clips: ClipList) -> None:
         assert (item["label"], item["index"]) == (entry.label, index)
         length = (20, 25, 40)[index % 3]
         for view in range(6):
-            assert (
-                frame_numbers(item["views"][view]) == segment_indices_test(length, 4, view // 3, 2).tolist()
-            )
+            assert frame_numbers(item["views"][view]) == segment_indices_test(length, 4, view // 3, 2).tolist()
 
 
 def test_start_and_end_limit_the_frames(clips: ClipList) -> None:
@@ -133,19 +131,13 @@ def test_persistent_workers_see_every_epoch(clips: ClipList) -> None:
     epochs = []
     for workers in (0, 2):
         sampler = EpochSampler(len(dataset), seed=5)
-        loader = ClipLoader(
-            dataset, batch_size=2, sampler=sampler, num_workers=workers, persistent_workers=workers > 0
-        )
+        loader = ClipLoader(dataset, batch_size=2, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
         seen = []
         for epoch in range(3):
             sampler.set_epoch(epoch)
             batches = list(loader)
             seen.append(
-                {
-                    int(i): clip
-                    for batch in batches
-                    for i, clip in zip(batch["index"], batch["clip"], strict=True)
-                }
+                {int(i): clip for batch in batches for i, clip in zip(batch["index"], batch["clip"], strict=True)}
             )
             assert [len(batch["label"]) for batch in batches] == [2, 2, 2]
         epochs.append(seen)

@@ -26,9 +26,7 @@ def write(folder: Path, text: str | bytes) -> Path:
 
 
 def test_names_are_sorted_into_classes_and_paths_start_at_the_manifest(folder: Path) -> None:
-    path = write(
-        folder, f'path,label\na.mp4,wave\n"odd, name.mp4",clap\n{folder / "b.mp4"}, wave \nframes,clap\n'
-    )
+    path = write(folder, f'path,label\na.mp4,wave\n"odd, name.mp4",clap\n{folder / "b.mp4"}, wave \nframes,clap\n')
     clips = read_manifest(path)
     assert clips.classes == ("clap", "wave")
     assert [entry.label for entry in clips] == [1, 0, 1, 0]
@@ -54,9 +52,7 @@ def test_a_given_class_list_sets_the_indices(folder: Path) -> None:
 def test_integer_labels_are_indices_in_numeric_order(tmp_path: Path) -> None:
     for index in range(11):
         (tmp_path / f"{index}.mp4").touch()
-    path = write(
-        tmp_path, "path,label\n" + "".join(f"{i}.mp4,{i}\n" for i in (10, 2, *range(2), *range(3, 10)))
-    )
+    path = write(tmp_path, "path,label\n" + "".join(f"{i}.mp4,{i}\n" for i in (10, 2, *range(2), *range(3, 10))))
     clips = read_manifest(path)
     assert clips.classes == tuple(str(index) for index in range(11))
     assert [entry.label for entry in clips][:2] == [10, 2]

@@ -52,9 +52,7 @@ def test_three_crops_lie_along_the_long_side_clip_by_clip(height: int, width: in
     views_VCTHW = views_from_frames(frames_THWC, np.array([[0, 2], [1, 3]]), pre)
     assert views_VCTHW.shape == (6, 3, 2, 20, 20)
     assert pre.num_views == 6
-    for view, (clip, offset) in enumerate(
-        (clip, offset) for clip in ((0, 2), (1, 3)) for offset in (0, 15, 30)
-    ):
+    for view, (clip, offset) in enumerate((clip, offset) for clip in ((0, 2), (1, 3)) for offset in (0, 15, 30)):
         top, left = (0, offset) if width > height else (offset, 0)
         expected_THWC = frames_THWC[list(clip), top : top + 20, left : left + 20] / 255
         np.testing.assert_allclose(views_VCTHW[view].numpy(), expected_THWC.transpose(3, 0, 1, 2), atol=1e-6)

@@ -31,9 +31,7 @@ FPS = st.floats(0.5, 240)
         (1, 3, 0, 1, [0, 0, 0]),
     ],
 )
-def test_segment_test_indices_by_hand(
-    num_frames: int, n: int, clip: int, clips: int, expected: list[int]
-) -> None:
+def test_segment_test_indices_by_hand(num_frames: int, n: int, clip: int, clips: int, expected: list[int]) -> None:
     assert segment_indices_test(num_frames, n, clip, clips).tolist() == expected
 
 

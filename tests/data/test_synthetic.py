@@ -107,9 +107,7 @@ def test_tracks_move_in_the_dimension_of_the_class_only(label: str) -> None:
         Dimension.SEPARATION: 0.19 * 112,
     }
     # A rounded or shaken centre may be off by this much.
-    slack = {
-        dimension: 6.0 if dimension not in (Dimension.SCALE, Dimension.ANGLE) else 1e-9 for dimension in least
-    }
+    slack = {dimension: 6.0 if dimension not in (Dimension.SCALE, Dimension.ANGLE) else 1e-9 for dimension in least}
     for seed in range(12):
         clip = render_clip(label, seed=seed, options=ClipOptions(num_frames=6))
         for dimension in Dimension:

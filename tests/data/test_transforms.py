@@ -191,9 +191,7 @@ def test_label_maps_work_both_ways_and_reject_mistakes() -> None:
 
 
 def test_the_label_follows_the_flip_through_the_whole_transform() -> None:
-    options = AugmentOptions(
-        crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=1.0, flip_map={"a": "b"}, reverse=1.0
-    )
+    options = AugmentOptions(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=1.0, flip_map={"a": "b"}, reverse=1.0)
     transform = TrainTransform(options, Preprocessing(size=40), ("a", "b", "c"))
     frames_THWC = np.stack([texture(40, 40, seed) for seed in range(3)])
     plain = TrainTransform(WHOLE, Preprocessing(size=40))(frames_THWC, 0, np.random.default_rng(0))[0]
@@ -206,9 +204,7 @@ def test_the_label_follows_the_flip_through_the_whole_transform() -> None:
 def test_color_jitter_factors() -> None:
     frames_TCHW = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.3
     rng = np.random.default_rng(0)
-    ratios = np.array(
-        [float((ColorJitter(brightness=0.3)(frames_TCHW, rng) / frames_TCHW).mean()) for _ in range(500)]
-    )
+    ratios = np.array([float((ColorJitter(brightness=0.3)(frames_TCHW, rng) / frames_TCHW).mean()) for _ in range(500)])
     assert 0.7 <= ratios.min() < 0.71
     assert 1.29 < ratios.max() <= 1.3001
     assert abs(ratios.mean() - 1) < 5 * 0.6 / math.sqrt(12 * 500)
@@ -275,8 +271,7 @@ def test_rotation_turns_about_the_centre() -> None:
 def test_noise_is_new_in_every_frame_and_no_stronger_than_said() -> None:
     frames_TCHW = torch.full((2, 3, 32, 32), 0.5)
     strengths = [
-        float((GaussianNoise(0.05)(frames_TCHW, np.random.default_rng(seed)) - 0.5).std())
-        for seed in range(50)
+        float((GaussianNoise(0.05)(frames_TCHW, np.random.default_rng(seed)) - 0.5).std()) for seed in range(50)
     ]
     assert max(strengths) < 0.052
     assert max(strengths) > 0.045

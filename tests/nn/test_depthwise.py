@@ -9,9 +9,7 @@ from emim.nn.depthwise import DepthwiseConv3d
 
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("shape", [(2, 4, 5, 6, 7), (1, 3, 1, 2, 1)])
-def test_values_and_gradients_are_those_of_the_plain_convolution(
-    kernel: int, shape: tuple[int, ...]
-) -> None:
+def test_values_and_gradients_are_those_of_the_plain_convolution(kernel: int, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     dim = shape[1]
     ours = DepthwiseConv3d(dim, kernel).double()

@@ -32,6 +32,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--solo", type=float, default=0.0, help="share of single-motion clips with one object")
     parser.add_argument("--upright", type=float, default=0.0, help="share of clips whose objects start upright")
+    parser.add_argument("--clear", type=float, default=0.0, help="share of clips with large objects and long paths")
     parser.add_argument("--vary", action="store_true", help="vary length, size and aspect from clip to clip")
     parser.add_argument("--workers", type=positive, help="processes (default: by cores)")
     parser.set_defaults(run=run)
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         width=args.size,
         solo_share=args.solo,
         upright_share=args.upright,
+        clear_share=args.clear,
         vary=args.vary,
     )
     with progress_bar("writing clips") as progress:

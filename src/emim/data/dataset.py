@@ -248,9 +248,7 @@ class _FrameCache:
         """Frames [T, H, W, C] of a clip and their frame rate, if kept."""
         return self._clips.get(index)
 
-    def fill(
-        self, index: int, reader: VideoReader, first: int, stop: int
-    ) -> tuple[NDArray[np.uint8], float] | None:
+    def fill(self, index: int, reader: VideoReader, first: int, stop: int) -> tuple[NDArray[np.uint8], float] | None:
         """Decode and keep frames [first, stop); None when they do not fit any more."""
         scale = min(1.0, self._short_side / min(reader.height, reader.width))
         height, width = max(1, round(reader.height * scale)), max(1, round(reader.width * scale))

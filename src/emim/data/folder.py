@@ -176,9 +176,7 @@ def _check_options(split: str | None, val_share: float) -> None:
 
 def _visible(folder: Path) -> list[Path]:
     try:
-        return sorted(
-            (path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda p: p.name
-        )
+        return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda p: p.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed: {error.strerror}") from error
 
@@ -226,11 +224,7 @@ def _scan(folder: Path) -> _Scan:
             empty.append(class_folder.name)
     if not clips:
         images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in _visible(class_folders[0]))
-        hint = (
-            f"; images of one clip belong in a folder of their own, {class_folders[0]}/<clip>/"
-            if images
-            else ""
-        )
+        hint = f"; images of one clip belong in a folder of their own, {class_folders[0]}/<clip>/" if images else ""
         raise DataError(f"{folder}: no clips in {len(class_folders)} class folders{hint}; {_LAYOUT}")
     return _Scan(folder, clips, empty, others)
 
@@ -265,9 +259,7 @@ def _to_list(root: Path, scans: list[_Scan], names: tuple[str, ...], note: str =
                 )
             entries += [ClipEntry(path, index_of[name]) for path in paths]
         if scan.empty:
-            notes.append(
-                f"left out in {scan.folder.name}: class folders without clips: {', '.join(scan.empty)}"
-            )
+            notes.append(f"left out in {scan.folder.name}: class folders without clips: {', '.join(scan.empty)}")
         if scan.others:
             notes.append(f"{scan.others} other files or folders in {scan.folder.name} ignored")
     return ClipList(tuple(entries), names, root, _join(*notes))
@@ -299,8 +291,7 @@ def _held_out_rows(clip_list: ClipList, val_share: float, seed: int) -> set[int]
         return set()
     sizes = Counter(entry.label for entry in clip_list)
     wanted = {
-        label: min(max(1, int(val_share * size + 0.5)), size - 1) if size > 1 else 0
-        for label, size in sizes.items()
+        label: min(max(1, int(val_share * size + 0.5)), size - 1) if size > 1 else 0 for label, size in sizes.items()
     }
     videos: dict[str, list[int]] = {}
     for position, entry in enumerate(clip_list):

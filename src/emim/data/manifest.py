@@ -135,9 +135,7 @@ def relative_path(path: Path, root: Path) -> str:
     return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else absolute.as_posix()
 
 
-def read_manifest(
-    path: Path | str, classes: Sequence[str] | None = None, *, check_files: bool = True
-) -> ClipList:
+def read_manifest(path: Path | str, classes: Sequence[str] | None = None, *, check_files: bool = True) -> ClipList:
     """Read a manifest (format: see the module's docstring).
 
     Args:
@@ -247,9 +245,7 @@ def _check_header(source: Path, number: int, fields: list[str]) -> list[str]:
     found = ",".join(fields)
     for column in _REQUIRED:
         if column not in columns:
-            reason = (
-                f"column {column!r} is missing from the header {found!r}; expected path,label[,start,end]"
-            )
+            reason = f"column {column!r} is missing from the header {found!r}; expected path,label[,start,end]"
             raise ManifestError(source, number, reason)
     for column in columns:
         if column not in _COLUMNS:
@@ -297,9 +293,7 @@ def _parse_moment(source: Path, number: int, column: str, text: str) -> tuple[fl
     return moment, "frame" if is_frame else "s"
 
 
-def _index_labels(
-    source: Path, rows: list[_Row], classes: Sequence[str] | None
-) -> tuple[tuple[str, ...], list[int]]:
+def _index_labels(source: Path, rows: list[_Row], classes: Sequence[str] | None) -> tuple[tuple[str, ...], list[int]]:
     indices = [int(row.label) for row in rows]
     size = max(indices) + 1 if classes is None else len(classes)
     for row, index in zip(rows, indices, strict=True):
@@ -323,9 +317,7 @@ def _index_labels(
     return tuple(str(index) for index in range(size)), indices
 
 
-def _name_labels(
-    source: Path, rows: list[_Row], classes: Sequence[str] | None
-) -> tuple[tuple[str, ...], list[int]]:
+def _name_labels(source: Path, rows: list[_Row], classes: Sequence[str] | None) -> tuple[tuple[str, ...], list[int]]:
     names = tuple(sorted({row.label for row in rows}) if classes is None else classes)
     index_of = {name: index for index, name in enumerate(names)}
     for row in rows:

@@ -63,9 +63,7 @@ class Mixer:
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
 
-    def __call__(
-        self, clip_BCTHW: Tensor, label_B: Tensor, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, clip_BCTHW: Tensor, label_B: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Mix a batch; the input is left as it is.
 
         Args:

@@ -63,9 +63,7 @@ class Preprocessing:
         for name in ("num_frames", "stride", "size", "clips"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(
-                    f"preprocessing: {name} must be a whole number of at least 1, got {value!r}"
-                )
+                raise ConfigError(f"preprocessing: {name} must be a whole number of at least 1, got {value!r}")
         for name, known in (("sampling", ("segment", "dense")), ("fit", ("crop", "letterbox", "stretch"))):
             value = getattr(self, name)
             if value not in known:
@@ -91,8 +89,7 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
         }
 
     @classmethod
@@ -126,9 +123,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def train_indices(
-    pre: Preprocessing, num_frames: int, fps: float, rng: np.random.Generator
-) -> sampling.IndexArray:
+def train_indices(pre: Preprocessing, num_frames: int, fps: float, rng: np.random.Generator) -> sampling.IndexArray:
     """Frame indices of one random training clip: int64 [N] in [0, num_frames)."""
     if pre.sampling == "segment":
         return sampling.segment_indices_train(num_frames, pre.num_frames, rng)
@@ -145,8 +140,8 @@ def test_indices(pre: Preprocessing, num_frames: int, fps: float, clip: int) -> 
 def test_views(
     reader: VideoReader,
     pre: Preprocessing,
-    first: int = 0,  # noqa: PT028 (not a test)
-    stop: int | None = None,  # noqa: PT028
+    first: int = 0,
+    stop: int | None = None,
 ) -> Tensor:
     """The test views of a video, or of its frames [first, stop).
 
@@ -171,9 +166,7 @@ test_indices.__test__ = False  # type: ignore[attr-defined]
 test_views.__test__ = False  # type: ignore[attr-defined]
 
 
-def views_from_frames(
-    frames_THWC: NDArray[np.uint8], position_VN: NDArray[np.int64], pre: Preprocessing
-) -> Tensor:
+def views_from_frames(frames_THWC: NDArray[np.uint8], position_VN: NDArray[np.int64], pre: Preprocessing) -> Tensor:
     """Crop and normalise decoded frames.
 
     Args:

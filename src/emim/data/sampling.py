@@ -45,9 +45,7 @@ def segment_indices_test(num_frames: int, n: int, clip: int = 0, clips: int = 1)
     return _clamp(_segment_edges(num_frames, n)[:-1] + offset, num_frames)
 
 
-def dense_indices_train(
-    num_frames: int, n: int, stride: int, fps: float, rng: np.random.Generator
-) -> IndexArray:
+def dense_indices_train(num_frames: int, n: int, stride: int, fps: float, rng: np.random.Generator) -> IndexArray:
     """`n` evenly spaced frames of a span with a random start.
 
     The span is N * stride frames at 30 fps, span = N * stride * fps / 30 of the video's own; the start is
@@ -58,9 +56,7 @@ def dense_indices_train(
     return _dense_indices(num_frames, n, float(rng.uniform(0.0, delta)), span)
 
 
-def dense_indices_test(
-    num_frames: int, n: int, stride: int, fps: float, clip: int = 0, clips: int = 1
-) -> IndexArray:
+def dense_indices_test(num_frames: int, n: int, stride: int, fps: float, clip: int = 0, clips: int = 1) -> IndexArray:
     """As `dense_indices_train`, with the start of test clip `clip` of `clips`.
 
     With delta = max(L - span, 0): floor(delta / 2) for V = 1, else c * floor(delta / (V - 1)).

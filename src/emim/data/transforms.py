@@ -87,9 +87,7 @@ class AugmentOptions:
                 raise ConfigError(f"augment: {name} must be a number of at least 0, got {value!r}")
         for name in ("flip_map", "reverse_map"):
             if not isinstance(getattr(self, name), Mapping):
-                raise ConfigError(
-                    f"augment: {name} must map class names to class names, got {getattr(self, name)!r}"
-                )
+                raise ConfigError(f"augment: {name} must map class names to class names, got {getattr(self, name)!r}")
         for name in ("crop_scale", "crop_ratio"):
             values = float_tuple("augment", name, getattr(self, name), 2)
             if not 0 < values[0] <= values[1]:
@@ -135,9 +133,7 @@ def resolve_label_map(names: Mapping[str, str], classes: Sequence[str]) -> dict[
         for source, target in ((one, other), (other, one)):
             paired = pairs.setdefault(index_of[source], index_of[target])
             if paired != index_of[target]:
-                raise ConfigError(
-                    f"label map: {source!r} is paired with both {classes[paired]!r} and {target!r}"
-                )
+                raise ConfigError(f"label map: {source!r} is paired with both {classes[paired]!r} and {target!r}")
     return pairs
 
 
@@ -325,9 +321,7 @@ class RandomRotation:
         image = clip_TCHW.flatten(0, 1)[None]
         theta = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]])
         grid = functional.affine_grid(theta, list(image.shape), align_corners=False)
-        rotated = functional.grid_sample(
-            image, grid, mode="bilinear", padding_mode="zeros", align_corners=False
-        )
+        rotated = functional.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         return rotated.view(clip_TCHW.shape)
 
 
@@ -390,9 +384,7 @@ class TrainTransform:
         self.rotate = RandomRotation(options.rotation) if options.rotation else None
         self.erase = RandomErasing(options.erasing)
 
-    def __call__(
-        self, frames_THWC: NDArray[np.uint8], label: int, rng: np.random.Generator
-    ) -> tuple[Tensor, int]:
+    def __call__(self, frames_THWC: NDArray[np.uint8], label: int, rng: np.random.Generator) -> tuple[Tensor, int]:
         """One training clip.
 
         Args:

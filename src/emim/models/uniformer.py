@@ -5,6 +5,7 @@ Shape suffixes: B batch, C channels, T frames, H and W pixels or token grid, K c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 from emim.errors import ClipSizeError
 from emim.nn import EMIM, AttentionBlock, LocalBlock, SelfAttention
 from emim.nn.blocks import ChannelNorm
+from emim.nn.emim import MotionStart
 from emim.nn.initialisation import init_linear
 
-SPATIAL_STRIDE = 32
-"""Pixels a side for each token of the last stage."""
+_STEM_STRIDE = 4
 
 
 class PatchEmbed(nn.Module):
@@ -48,10 +49,12 @@ class UniFormer(nn.Module):
         num_classes: classes K of the head.
         depths: blocks of each of the four stages.
         widths: channels of each stage; those of the last two are multiples of `head_width`.
+        strides: spatial strides between the stages, after the stem's 4.
         head_width: channels of one attention head.
         emim: True alternates EMIM (even blocks) and global self-attention (odd blocks) in the attention
             stages, as published; False is the plain UniFormer, global self-attention throughout.
         window: EMIM's window height and width in tokens, odd.
+        motion_start: what EMIM starts from: "appearance" or "correlation", see `emim.nn.EMIM`.
         stem_stride: temporal stride of the stem. 1 keeps the frame count (the EMIM networks); 2 halves it
             (the original UniFormer).
         mlp_ratio: hidden width of the MLPs over the stage width.
@@ -65,9 +68,11 @@ class UniFormer(nn.Module):
         num_classes: int,
         depths: Sequence[int],
         widths: Sequence[int],
+        strides: Sequence[int] = (2, 2, 2),
         head_width: int = 64,
         emim: bool = True,
         window: int | tuple[int, int] = 7,
+        motion_start: MotionStart = "appearance",
         stem_stride: int = 1,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
@@ -76,16 +81,26 @@ class UniFormer(nn.Module):
         super().__init__()
         if len(depths) != 4 or len(widths) != 4:
             raise ValueError(f"depths and widths need four stages each, got {list(depths)} and {list(widths)}")
+        if len(strides) != 3:
+            raise ValueError(f"strides need one number for each of three transitions, got {list(strides)}")
         if stem_stride not in (1, 2):
             raise ValueError(f"stem_stride must be 1 or 2, got {stem_stride}")
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.spatial_stride = _STEM_STRIDE * math.prod(strides)
         self.num_classes = num_classes
         self.num_features = widths[-1]
 
-        self.patch_embed1 = PatchEmbed(3, widths[0], kernel=(3, 4, 4), stride=(stem_stride, 4, 4), padding=(1, 0, 0))
+        self.patch_embed1 = PatchEmbed(
+            3,
+            widths[0],
+            kernel=(3, _STEM_STRIDE, _STEM_STRIDE),
+            stride=(stem_stride, _STEM_STRIDE, _STEM_STRIDE),
+            padding=(1, 0, 0),
+        )
         self.patch_embed2, self.patch_embed3, self.patch_embed4 = (
-            PatchEmbed(narrow, wide, kernel=(1, 2, 2), stride=(1, 2, 2)) for narrow, wide in pairwise(widths)
+            PatchEmbed(narrow, wide, kernel=(1, stride, stride), stride=(1, stride, stride))
+            for (narrow, wide), stride in zip(pairwise(widths), strides, strict=True)
         )
 
         num_blocks = sum(depths)
@@ -102,7 +117,9 @@ class UniFormer(nn.Module):
             return nn.ModuleList(
                 AttentionBlock(
                     dim,
-                    EMIM(dim, heads, window) if emim and index % 2 == 0 else SelfAttention(dim, heads),
+                    EMIM(dim, heads, window, motion_start=motion_start)
+                    if emim and index % 2 == 0
+                    else SelfAttention(dim, heads),
                     mlp_ratio=mlp_ratio,
                     drop_path=next(drop_rates),
                 )
@@ -122,11 +139,11 @@ class UniFormer(nn.Module):
         """Normalised features of the last stage, before pooling.
 
         Args:
-            clip_BCTHW: normalised RGB clip [B, 3, T, H, W], any T >= 1 and H, W >= 32.
+            clip_BCTHW: normalised RGB clip [B, 3, T, H, W], any T >= 1, H and W at least
+                `spatial_stride` (32 in the published networks).
 
         Returns:
-            [B, C, T', H', W'] with T' = ceil(T / stem stride) and H' = H // 32, W' = W // 32 (each stage
-            rounds down).
+            [B, C, T', H', W'] with T' = ceil(T / stem stride) and H' = H // spatial_stride, W' likewise.
 
         Raises:
             ClipSizeError: the clip is not [B, 3, T, H, W] or too small.
@@ -159,8 +176,8 @@ class UniFormer(nn.Module):
         if clip.dim() != 5 or clip.shape[1] != 3:
             raise ClipSizeError(f"a clip must be [B, 3, T, H, W], got {list(clip.shape)}")
         T, H, W = clip.shape[2:]
-        if T < 1 or H < SPATIAL_STRIDE or W < SPATIAL_STRIDE:
+        if T < 1 or min(H, W) < self.spatial_stride:
             raise ClipSizeError(
                 f"clip of {T} frames of {H} x {W} (height x width) is too small: the network needs at least "
-                f"1 frame of {SPATIAL_STRIDE} x {SPATIAL_STRIDE}"
+                f"1 frame of {self.spatial_stride} x {self.spatial_stride}"
             )

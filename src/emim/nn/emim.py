@@ -6,6 +6,8 @@ N heads, D head width, I and J window height and width, P = I * J displacements.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from emim.errors import ClipSizeError
 from emim.nn.attention import check_heads
 from emim.nn.initialisation import init_linear
 from emim.ops import cost_volume_attention
+
+MotionStart = Literal["appearance", "correlation"]
 
 
 class QuickGELU(nn.Module):
@@ -30,13 +34,15 @@ class EMIM(nn.Module):
     aggregates values; raw, an MLP shared by all heads and positions turns it into motion features. The sum
     of both is projected (paper section 3.2; emim-spec steps 1 to 7).
 
-    A new module starts from appearance alone: the last motion layer is zero.
-
     Args:
         dim: channels C, a multiple of `num_heads`.
         num_heads: heads N.
         window: window height and width in tokens, both odd; one number for a square.
         backend: backend of `emim.ops.cost_volume_attention`; None for its default.
+        motion_start: "appearance": as published, the last motion layer is zero, so that a converted pretrained
+            network starts from its appearance path alone. "correlation", ours, for training from random
+            weights: queries and keys start as one orthogonal projection, so that the affinity is a correlation
+            of features from the first step on, and the last motion layer is not zero.
 
     Weights: `qkv`, `proj`, `motion_conv.0`, `motion_conv.2`, `rpb` [N, I, J].
 
@@ -46,7 +52,13 @@ class EMIM(nn.Module):
     """
 
     def __init__(
-        self, dim: int, num_heads: int, window: int | tuple[int, int] = 7, *, backend: str | None = None
+        self,
+        dim: int,
+        num_heads: int,
+        window: int | tuple[int, int] = 7,
+        *,
+        backend: str | None = None,
+        motion_start: MotionStart = "appearance",
     ) -> None:
         super().__init__()
         check_heads(dim, num_heads)
@@ -56,6 +68,7 @@ class EMIM(nn.Module):
         P, D = I * J, dim // num_heads
         self.num_heads = num_heads
         self.backend = backend
+        self.motion_start = motion_start
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.rpb = nn.Parameter(torch.empty(num_heads, I, J))
@@ -63,15 +76,23 @@ class EMIM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew as the spec says; the last motion layer becomes zero."""
+        """Draw the weights anew (emim-spec, "Initialisation", and `motion_start`)."""
         self.apply(init_linear)
         nn.init.trunc_normal_(self.rpb, std=0.02)
         first, _, last = self.motion_conv
         assert isinstance(first, nn.Linear)
         assert isinstance(last, nn.Linear)
         nn.init.xavier_uniform_(first.weight)
-        nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+        if self.motion_start == "appearance":
+            nn.init.zeros_(last.weight)
+            return
+        nn.init.xavier_uniform_(last.weight)
+        dim = self.proj.in_features
+        with torch.no_grad():
+            shared = nn.init.orthogonal_(torch.empty_like(self.proj.weight))
+            self.qkv.weight[:dim] = shared
+            self.qkv.weight[dim : 2 * dim] = shared
 
     def forward(self, x_BLC: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """Attend from each frame to the next.

@@ -21,12 +21,31 @@ from emim.data.synthetic.classes import Dimension, Motion
 
 Floats = npt.NDArray[np.float64]
 
-# Ranges of the geometry. Lengths are fractions of a side or of the short side of the frame.
-_DIAMETER = (0.12, 0.45)
-_DISPLACEMENT = (0.15, 0.55)
-_ZOOM = (1.35, 2.6)
-_ROTATION = (np.radians(40.0), np.radians(170.0))
-_SEPARATION_CHANGE = (0.20, 0.50)
+
+@dataclass(frozen=True)
+class Ranges:
+    """(low, high) of what is drawn for a clip.
+
+    Attributes:
+        diameter: of an object, as a fraction of the short side.
+        displacement: of the objects along each side, as a fraction of that side.
+        zoom: largest over smallest size.
+        rotation: angle in radians.
+        separation_change: as a fraction of the frame's extent along the pair's axis.
+    """
+
+    diameter: tuple[float, float]
+    displacement: tuple[float, float]
+    zoom: tuple[float, float]
+    rotation: tuple[float, float]
+    separation_change: tuple[float, float]
+
+
+FULL_RANGES = Ranges((0.12, 0.45), (0.15, 0.55), (1.35, 2.6), (np.radians(40.0), np.radians(170.0)), (0.20, 0.50))
+CLEAR_SOLO_RANGES = Ranges((0.30, 0.55), (0.25, 0.45), (1.8, 2.6), (np.radians(90.0), np.radians(170.0)), (0.3, 0.5))
+# Two objects need room for all amplitudes at once, so they are smaller and move less.
+CLEAR_PAIR_RANGES = Ranges((0.15, 0.30), (0.12, 0.30), (1.35, 2.6), (np.radians(60.0), np.radians(170.0)), (0.3, 0.5))
+
 _CLOSEST = 0.9  # smallest separation over the sum of the two largest radii: a slight overlap at most
 _CENTRE_INSET = 0.65  # a centre stays this many radii inside the frame: a sixth of the object is cut at most
 _CANDIDATES = 256
@@ -73,7 +92,13 @@ class Geometry:
 
 
 def draw_geometry(
-    rng: np.random.Generator, *, objects: int, height: int, width: int, upright: bool = False
+    rng: np.random.Generator,
+    *,
+    objects: int,
+    height: int,
+    width: int,
+    upright: bool = False,
+    ranges: Ranges = FULL_RANGES,
 ) -> Geometry:
     """Draw sizes, places and amplitudes such that the objects stay in the frame for any u.
 
@@ -83,16 +108,17 @@ def draw_geometry(
         height: frame height in pixels.
         width: frame width in pixels.
         upright: start the objects at a multiple of 90 degrees.
+        ranges: what to draw from.
     """
     side_2 = np.array([width, height], dtype=np.float64)
     short = float(side_2.min())
     while True:
         # Sizes first, then many tries at the rest, so that large objects are not crowded out.
         n = _CANDIDATES
-        diameter = _log_uniform(rng, *_DIAMETER)
-        second = float(np.clip(diameter * np.exp(rng.uniform(-0.4, 0.4)), *_DIAMETER))
+        diameter = _log_uniform(rng, *ranges.diameter)
+        second = float(np.clip(diameter * np.exp(rng.uniform(-0.4, 0.4)), *ranges.diameter))
         radius_K = short / 2 * np.array([diameter, second])[:objects]
-        zoom = _log_uniform(rng, *_ZOOM)
+        zoom = _log_uniform(rng, *ranges.zoom)
         largest_K = radius_K * np.sqrt(zoom)
         # A third of the pairs lie along a side of the frame, as pairs in real scenes often do.
         axis_N = rng.uniform(0.0, 2 * np.pi, n)
@@ -100,13 +126,13 @@ def draw_geometry(
         axis_N = np.where(snapped_N, np.round(axis_N / (np.pi / 2)) * (np.pi / 2), axis_N)
         axis_N2 = np.abs(np.stack([np.cos(axis_N), np.sin(axis_N)], axis=1))
         chord_N = (side_2 / np.maximum(axis_N2, 1e-6)).min(axis=1)
-        change_N = rng.uniform(*_SEPARATION_CHANGE, n) * chord_N
+        change_N = rng.uniform(*ranges.separation_change, n) * chord_N
         smallest_N = _CLOSEST * largest_K.sum() + rng.uniform(0.0, 0.15, n) * chord_N
         if objects == 1:
             change_N, smallest_N = np.zeros(n), np.zeros(n)
         span_N2 = (smallest_N + change_N)[:, None] * axis_N2
         room_N2 = side_2 - span_N2 - 2 * _CENTRE_INSET * largest_K.max()
-        low, high = _DISPLACEMENT
+        low, high = ranges.displacement
         reach_N2 = side_2 * (low + rng.random((n, 2)) * (np.minimum(room_N2 / side_2, high) - low))
         place_N2 = rng.uniform(-0.5, 0.5, (n, 2))
         fits_N = (room_N2 >= low * side_2).all(axis=1)
@@ -120,7 +146,7 @@ def draw_geometry(
             radius_K=radius_K,
             zoom=zoom,
             angle_K=np.round(angle_K / (np.pi / 2)) * (np.pi / 2) if upright else angle_K,
-            rotation=float(rng.uniform(*_ROTATION)),
+            rotation=float(rng.uniform(*ranges.rotation)),
             axis=float(axis_N[i]),
             separation=float(smallest_N[i] + change_N[i] / 2),
             separation_change=float(change_N[i]),

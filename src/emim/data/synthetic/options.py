@@ -25,6 +25,8 @@ class ClipOptions:
             object rules the two pair classes out, so single frames are no longer free of class information.
         upright_share: share of the clips whose objects start upright. In such a clip a tilted object tells
             that it rotates, so here too any value above 0 lets single frames carry information.
+        clear_share: share of the clips, whatever their class, with large objects, long paths and a camera at
+            rest. A network learns to see motion from these in far fewer steps than from the others.
         vary: draw 12 to 48 frames, an aspect ratio between 1:2 and 2:1, and a short side of 0.85 to 1.3
             times that of the given size for each clip, whatever its class.
     """
@@ -35,6 +37,7 @@ class ClipOptions:
     fps: int | None = None
     solo_share: float = 0.0
     upright_share: float = 0.0
+    clear_share: float = 0.0
     vary: bool = False
 
     def __post_init__(self) -> None:
@@ -46,7 +49,7 @@ class ClipOptions:
                 raise ConfigError(f"{name}={value}: give an even number of pixels, at least {_SMALLEST_SIDE}")
         if self.fps is not None and self.fps < 1:
             raise ConfigError(f"fps={self.fps}: give a whole number above 0, or None to draw it")
-        for name in ("solo_share", "upright_share"):
+        for name in ("solo_share", "upright_share", "clear_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name}={getattr(self, name)}: a share lies between 0 and 1")
 

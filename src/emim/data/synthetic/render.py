@@ -16,7 +16,17 @@ from PIL import Image
 from torch.nn import functional
 
 from emim.data.synthetic.classes import Dimension, Motion, motion_of
-from emim.data.synthetic.motion import Geometry, Tracks, draw_camera_shift, draw_geometry, draw_path, place
+from emim.data.synthetic.motion import (
+    CLEAR_PAIR_RANGES,
+    CLEAR_SOLO_RANGES,
+    FULL_RANGES,
+    Geometry,
+    Tracks,
+    draw_camera_shift,
+    draw_geometry,
+    draw_path,
+    place,
+)
 from emim.data.synthetic.options import ClipOptions
 from emim.data.synthetic.sprites import SPRITE_REACH, Sprite, cut_out, draw_outline, draw_rectangle
 from emim.data.synthetic.textures import Texture, draw_texture, ensure_contrast
@@ -139,15 +149,22 @@ def _draw_scene(label: str, seed: int, options: ClipOptions) -> _Scene:
     sequences = np.random.SeedSequence(seed).spawn(6)
     layout, shape, path, camera, appearance, noise = map(np.random.default_rng, sequences)
     options = options.draw(layout)
-    solo, upright = layout.random(2) < (options.solo_share, options.upright_share)
+    shares = (options.solo_share, options.upright_share, options.clear_share)
+    solo, upright, clear = (bool(chosen) for chosen in layout.random(3) < shares)
     objects = 1 if solo and motion.dimension is not Dimension.SEPARATION else 2
+    clear_ranges = CLEAR_SOLO_RANGES if objects == 1 else CLEAR_PAIR_RANGES
     geometry = draw_geometry(
-        shape, objects=objects, height=options.height, width=options.width, upright=bool(upright)
+        shape,
+        objects=objects,
+        height=options.height,
+        width=options.width,
+        upright=upright,
+        ranges=clear_ranges if clear else FULL_RANGES,
     )
-    shift_T2 = draw_camera_shift(
-        camera, num_frames=options.num_frames, short_side=min(options.height, options.width)
-    )
-    tracks = _draw_tracks(path, camera, motion, geometry, shift_T2, upright=bool(upright))
+    shift_T2 = draw_camera_shift(camera, num_frames=options.num_frames, short_side=min(options.height, options.width))
+    if clear:
+        shift_T2 = np.zeros_like(shift_T2)
+    tracks = _draw_tracks(path, camera, motion, geometry, shift_T2, upright=upright)
     margin = int(np.ceil(np.abs(shift_T2).max())) + 2
     return _Scene(options, geometry, tracks, margin, appearance, noise)
 
@@ -178,9 +195,7 @@ def _render(label: str, scene: _Scene, background_HWC: Texture, sprites: list[Sp
     return RenderedClip(frames_THWC, label, options.fps, tracks)
 
 
-def _background_frames(
-    background_HWC: Texture, shift_T2: npt.NDArray[np.float64], margin: int
-) -> torch.Tensor:
+def _background_frames(background_HWC: Texture, shift_T2: npt.NDArray[np.float64], margin: int) -> torch.Tensor:
     """Frames_TCHW of the background moved by a shift below `margin` pixels."""
     canvas_CHW = torch.from_numpy(background_HWC).permute(2, 0, 1).contiguous()
     height, width = canvas_CHW.shape[1] - 2 * margin, canvas_CHW.shape[2] - 2 * margin

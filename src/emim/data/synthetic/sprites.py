@@ -34,9 +34,7 @@ def draw_rectangle(rng: np.random.Generator) -> Points:
     return _stretch(rng, _rectangle(rng))
 
 
-def cut_out(
-    rng: np.random.Generator, texture_SSC: Texture, outline_N2: Points, *, plain: bool = False
-) -> Sprite:
+def cut_out(rng: np.random.Generator, texture_SSC: Texture, outline_N2: Points, *, plain: bool = False) -> Sprite:
     """Mask a texture by a shape; some get a soft edge, an outline or a shadow unless `plain`.
 
     Args:

@@ -21,7 +21,7 @@ from emim.data.synthetic.options import ClipOptions
 from emim.data.synthetic.render import RenderedClip, render_clip
 from emim.errors import ConfigError, DataError
 
-_FORMAT = 2  # raise when the same parameters would give other clips
+_FORMAT = 3  # raise when the same parameters would give other clips
 _DESCRIPTION = "dataset.json"
 _CHUNK = 8
 
@@ -157,18 +157,12 @@ def _check_same(root: Path, description: dict[str, object]) -> None:
     if found != description:
         keys = found if isinstance(found, dict) else {}
         other = [key for key, value in description.items() if keys.get(key) != value]
-        raise DataError(
-            f"{root}: holds a data set generated with other {', '.join(other)}; remove it or name another"
-        )
+        raise DataError(f"{root}: holds a data set generated with other {', '.join(other)}; remove it or name another")
     for split in description["splits"] if isinstance(description["splits"], dict) else ():
         manifest = root / f"{split}.csv"
-        rows = (
-            csv.DictReader(manifest.read_text(encoding="utf-8").splitlines()) if manifest.exists() else None
-        )
+        rows = csv.DictReader(manifest.read_text(encoding="utf-8").splitlines()) if manifest.exists() else None
         missing = (
-            manifest
-            if rows is None
-            else next((r["path"] for r in rows if not (root / r["path"]).is_file()), None)
+            manifest if rows is None else next((r["path"] for r in rows if not (root / r["path"]).is_file()), None)
         )
         if missing is not None:
             raise DataError(f"{root}: {missing} is missing; remove the folder and generate it again")

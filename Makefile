@@ -1,0 +1,68 @@
+# The two commands of a fresh machine are `make demo` and `make test`; both install what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt
+
+.PHONY: help demo test test-fast lint format wheel wheel-check weights clean
+
+help:
+	@echo "make demo        install, then write clips, train, test and predict (a few minutes)"
+	@echo "make test        install, then run the whole test suite"
+	@echo "make test-fast   the tests that take a moment"
+	@echo "make lint        ruff and mypy"
+	@echo "make wheel-check build the wheel and try it in a clean environment"
+	@echo "make weights     train the bundled model anew (about half an hour)"
+
+# The stamps make an install happen once, and again when what it depends on changes.
+$(VENV)/.base: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.base
+	$(BIN)/emim demo --output demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --wheel --outdir dist .
+
+# The wheel alone, in an environment of its own and away from the checkout.
+wheel-check: wheel
+	rm -rf build/clean && $(PYTHON) -m venv build/clean
+	PIP_DISABLE_PIP_VERSION_CHECK=1 build/clean/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
+	build/clean/bin/emim --help
+	$(BIN)/emim generate build/clips --split check=1 --size 96
+	cd build && clean/bin/emim predict clips/check --topk 1
+	cd build && clean/bin/emim predict clips/check/left --json
+
+weights: $(VENV)/.base
+	$(BIN)/emim generate data/motion --split train=500 --split val=20 --split test=40 \
+		--size 96 --solo 0.75 --upright 0.5 --clear 0.5 --vary --seed 1
+	$(BIN)/emim train motion output=runs
+	mkdir -p src/emim/weights
+	cp "$$(ls -td runs/motion*/ | head -1)model.safetensors" src/emim/weights/motion_tiny.safetensors
+	$(BIN)/emim test bundled --data data/motion --split test
+
+clean:
+	rm -rf build dist demo .mypy_cache .ruff_cache .pytest_cache
