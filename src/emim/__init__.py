@@ -12,17 +12,19 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emim.evaluation.recogniser import Recogniser
     from emim.models import create_model, list_models, load_checkpoint
 
 __version__ = metadata.version("emim")
 
 _HOME = {
+    "Recogniser": "emim.evaluation.recogniser",
     "create_model": "emim.models",
     "list_models": "emim.models",
     "load_checkpoint": "emim.models",
 }
 
-__all__ = ["__version__", "create_model", "list_models", "load_checkpoint"]
+__all__ = ["Recogniser", "__version__", "create_model", "list_models", "load_checkpoint"]
 
 
 def __getattr__(name: str) -> Any:

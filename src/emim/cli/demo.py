@@ -33,10 +33,10 @@ def run(args: argparse.Namespace) -> int:
     from emim.cli.test import print_result
     from emim.cli.train import split_overrides
     from emim.data.folder import load_clips
+    from emim.data.loader import default_workers
     from emim.data.synthetic import ClipOptions, write_dataset
     from emim.evaluation.recogniser import Recogniser
     from emim.evaluation.testing import test_model
-    from emim.training.loaders import default_workers
     from emim.training.recipe import find_recipe, load_recipe
     from emim.training.run import train
 

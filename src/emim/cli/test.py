@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
     import dataclasses
 
     from emim.data.folder import load_clips
+    from emim.data.loader import default_workers
     from emim.evaluation.recogniser import Recogniser
     from emim.evaluation.testing import test_model
-    from emim.training.loaders import default_workers
 
     recogniser = Recogniser.load(args.checkpoint)
     card = recogniser.card

@@ -274,6 +274,8 @@ def _seeded_side(clip_list: ClipList, split: Split, val_share: float, seed: int)
     held = _held_out_rows(clip_list, val_share, seed)
     wanted = [i for i in range(len(clip_list)) if (i in held) != (split == "train")]
     side = replace(clip_list, entries=tuple(clip_list.entries[i] for i in wanted))
+    if val_share == 0 and split == "train":
+        return replace(side, note=_join(f"{split}: {_size(side)}; nothing held out", clip_list.note))
     how = f"{val_share:.0%} of each class held out by seed {seed} from {len(clip_list)} clips, clip by clip"
     how += " (clips of one person or scene may be on both sides)"
     if split == "test":

@@ -7,6 +7,7 @@ the main process raises it: type, path and one-line message stay.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from emim.data.dataset import init_worker
 from emim.errors import EmimError
+
+_MAX_DEFAULT_WORKERS = 8
 
 
 class ClipLoader(DataLoader[Any]):
@@ -60,3 +63,9 @@ class ErrorsAsItems(Dataset[Any]):
 def _collate(items: list[Any]) -> Any:
     failed = next((item for item in items if isinstance(item, EmimError)), None)
     return default_collate(items) if failed is None else failed
+
+
+def default_workers() -> int:
+    """Loader processes where nothing was said: one per core that this process may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MAX_DEFAULT_WORKERS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -154,14 +156,16 @@ def _read_safetensors(path: Path) -> Mapping[str, object]:
 
 def _read_pickle(path: Path) -> Mapping[str, object]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch warns of pickle protocols that it then refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error) or "GLOBAL" in str(error):
-            raise CheckpointError(
-                f"{path}: refused, the file holds Python objects besides weights and reading it could run "
-                "code. Load it where you trust it and save its state_dict alone, best as safetensors"
-            ) from error
-        raise CheckpointError(f"{path}: not a readable checkpoint ({_first_line(error)})") from error
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        detail = f" (it asks for {asked.group(1)})" if asked else ""
+        raise CheckpointError(
+            f"{path}: refused, it is not a file of weights alone{detail}, and reading anything else in a pickle could "
+            "run code. If you trust it, load it yourself and save its state_dict, best as safetensors"
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({_first_line(error)})") from error
     if not isinstance(content, Mapping):

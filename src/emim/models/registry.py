@@ -26,7 +26,7 @@ _SMALL: Final = {"depths": (3, 4, 8, 3), "widths": (64, 128, 320, 512)}
 _BASE: Final = {"depths": (5, 8, 20, 7), "widths": (64, 128, 320, 512)}
 # For small inputs: the attention stages keep tokens twice as fine as the published networks do.
 _TINY: Final = {
-    "depths": (1, 1, 4, 2),
+    "depths": (1, 1, 2, 2),
     "widths": (24, 48, 96, 192),
     "strides": (2, 1, 2),
     "head_width": 32,

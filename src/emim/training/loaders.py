@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import lightning
 
 from emim.data.dataset import EpochSampler, TestClips, TrainClips
-from emim.data.loader import ClipLoader
+from emim.data.loader import ClipLoader, default_workers
 from emim.data.manifest import ClipList
 from emim.training.config import RunConfig
-
-_MAX_DEFAULT_WORKERS = 8
 
 
 class ClipDataModule(lightning.LightningDataModule):
@@ -60,9 +57,3 @@ class ClipDataModule(lightning.LightningDataModule):
             batch_size=self.config.trainer.batch_size,
             num_workers=self.workers,
         )
-
-
-def default_workers() -> int:
-    """Loader processes where nothing was said: one per core that this process may use, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MAX_DEFAULT_WORKERS)

@@ -1,0 +1,80 @@
+"""What several test files share: generated clips on disk, a trained model, and where the real clips lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+# The smallest run that does everything: 32-pixel clips of 4 frames, one epoch.
+QUICK = [
+    "preprocessing.num_frames=4",
+    "preprocessing.size=32",
+    "preprocessing.crops=1",
+    "trainer.epochs=1",
+    "trainer.batch_size=8",
+    "trainer.accelerator=cpu",
+    "data.workers=0",
+]
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def emim_command(capfd: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
+    """Runs the real command line in this process."""
+    from emim.cli.main import main
+
+    def run(*words: object) -> CommandResult:
+        capfd.readouterr()
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as stop:  # argparse ends so
+            status = int(stop.code or 0)
+        captured = capfd.readouterr()
+        return CommandResult(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set of generated clips: <root>/{train,val,test}/<class>/*.mp4."""
+    from emim.data.synthetic import ClipOptions, write_dataset
+
+    root = tmp_path_factory.mktemp("generated") / "data"
+    write_dataset(
+        root, splits={"train": 3, "val": 1, "test": 2}, options=ClipOptions(num_frames=8, height=48, width=64)
+    )
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a quick run on `generated`."""
+    from emim.training.recipe import load_recipe
+    from emim.training.run import train
+
+    output = tmp_path_factory.mktemp("runs")
+    config = load_recipe(None, [f"data.path={generated}", f"output={output}", "name=quick", *QUICK])
+    return train(config, say=lambda line: None, progress_bar=False).folder
+
+
+@pytest.fixture(scope="session")
+def real_clips() -> Path:
+    """The folder of real clips; skips where it is absent."""
+    folder = SHARED / "clips"
+    if not folder.is_dir():
+        pytest.skip(f"real clips are not at {folder}")
+    return folder

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from conftest import QUICK
+from emim.data.synthetic import CLASSES
+from emim.errors import CheckpointError, ConfigError, DataError, VideoError
+from emim.models.artifact import load_model, read_card
+from emim.training.module import ClassificationModule, DivergedError
+from emim.training.recipe import load_recipe
+from emim.training.run import resume, train
+
+
+def quick(generated: Path, output: Path, *overrides: str) -> Any:
+    config = load_recipe(None, [f"data.path={generated}", f"output={output}", "name=run", *QUICK, *overrides])
+    return train(config, say=lambda line: None, progress_bar=False)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return dict(load_model(path)[0].state_dict())
+
+
+def test_a_run_leaves_all_that_prediction_needs(trained: Path) -> None:
+    card = read_card(trained / "model.safetensors")
+    assert card.model == "uniformer_tiny_emim"
+    assert card.classes == CLASSES
+    assert card.preprocessing["size"] == 32
+    assert card.config["trainer"]["batch_size"] == 8
+    assert card.data["num_clips"] == 33
+    assert 0 <= card.metrics["val_top1"] <= 1
+    assert card.version
+    model, _ = load_model(trained / "model.safetensors")
+    with torch.inference_mode():
+        assert model(torch.randn(1, 3, 4, 32, 32)).shape == (1, 11)
+
+
+def test_a_run_leaves_logs_config_and_summary(trained: Path) -> None:
+    assert (trained / "metrics.csv").read_text().startswith("epoch,")
+    assert list((trained / "tensorboard").glob("events*"))
+    assert yaml.safe_load((trained / "config.yaml").read_text())["name"] == "quick"
+    summary = json.loads((trained / "summary.json").read_text())
+    assert (summary["train_clips"], summary["val_clips"], summary["classes"]) == (33, 11, 11)
+
+
+def test_the_same_seed_gives_the_same_weights_with_any_number_of_workers(generated: Path, tmp_path: Path) -> None:
+    runs = [quick(generated, tmp_path, "data.val_share=0.0", f"data.workers={workers}") for workers in (0, 2)]
+    assert runs[0].folder != runs[1].folder
+    first, second = (weights(run.model) for run in runs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_training_lowers_the_loss_on_the_clips_it_sees(generated: Path, tmp_path: Path) -> None:
+    quiet = ["data.cache=true", "augment.crop_scale=[0.99, 1.0]", "optim.lr=3e-3", "mix.label_smoothing=0"]
+    run = quick(generated, tmp_path, "trainer.epochs=14", "trainer.val_every=14", *quiet)
+    rows = [row.split(",") for row in (run.folder / "metrics.csv").read_text().splitlines()]
+    column = rows[0].index("train_loss_epoch")
+    losses = [float(row[column]) for row in rows[1:] if row[column]]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("extra", [[], ["trainer.ema=0.9"]], ids=["plain", "ema"])
+def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(
+    generated: Path, tmp_path: Path, extra: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["trainer.epochs=3", "mix.mixup=0.4", *extra]
+    whole = quick(generated, tmp_path / "whole", *options)
+
+    original = ClassificationModule.on_train_batch_start
+
+    def stop_in_second_epoch(self: ClassificationModule, batch: Any, batch_idx: int) -> int | None:
+        if self.current_epoch == 1 and batch_idx == 2:
+            raise RuntimeError("power cut")
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(ClassificationModule, "on_train_batch_start", stop_in_second_epoch)
+    with pytest.raises(RuntimeError, match="power cut"):
+        quick(generated, tmp_path / "cut", *options)
+    monkeypatch.undo()
+    finished = resume(tmp_path / "cut" / "run", [], say=lambda line: None, progress_bar=False)
+    first, second = weights(whole.model), weights(finished.model)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_fine_tuning_starts_from_a_checkpoint(generated: Path, trained: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    config = load_recipe(
+        None,
+        [
+            f"data.path={generated}",
+            f"output={tmp_path}",
+            *QUICK,
+            "optim.lr=0",
+            "optim.min_lr=0",
+            f"model.checkpoint={trained / 'model.safetensors'}",
+        ],
+    )
+    result = train(config, say=lines.append, progress_bar=False)
+    assert any("100.0% of the network's values loaded" in line for line in lines)
+    before, after = weights(trained / "model.safetensors"), weights(result.model)
+    assert all(torch.equal(before[name], after[name]) for name in before if name.endswith("weight"))
+
+
+def test_the_time_limit_ends_training_and_its_schedule(generated: Path, tmp_path: Path) -> None:
+    run = quick(generated, tmp_path, "trainer.epochs=100000", "trainer.max_minutes=0.05", "data.val_share=0.0")
+    assert run.model.is_file()
+    assert 3 <= run.seconds < 30
+    rows = [row.split(",") for row in (run.folder / "metrics.csv").read_text().splitlines()]
+    rates = [float(row[rows[0].index("lr")]) for row in rows[1:] if row[rows[0].index("lr")]]
+    assert rates[-1] < 0.5 * max(rates)
+
+
+def test_a_diverging_loss_stops_with_a_reason(generated: Path, tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+ .*lower optim.lr"):
+        quick(generated, tmp_path, "optim.lr=1e30", "optim.warmup_epochs=0", "optim.clip_grad=0", "trainer.epochs=3")
+
+
+def test_a_broken_clip_is_named(generated: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(generated, data)
+    broken = next((data / "train" / "left").glob("*.mp4"))
+    broken.write_bytes(broken.read_bytes()[:500])
+    with pytest.raises(VideoError) as error:
+        quick(data, tmp_path, "data.workers=1")
+    assert error.value.path == broken
+
+
+def test_wrong_settings_are_named(generated: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.path is not set"):
+        train(load_recipe(None, []))
+    with pytest.raises(DataError, match="nowhere"):
+        train(load_recipe(None, ["data.path=nowhere"]))
+    with pytest.raises(CheckpointError, match=r"nowhere\.pth: no such checkpoint file"):
+        quick(generated, tmp_path, "model.checkpoint=nowhere.pth")
+    with pytest.raises(ConfigError, match="not a run folder"):
+        resume(tmp_path, [])
+    assert not (tmp_path / "run").exists()  # nothing was made by what failed before it started
