@@ -56,13 +56,17 @@ wheel-check: wheel
 	cd build && clean/bin/emim predict clips/check --topk 1
 	cd build && clean/bin/emim predict clips/check/left --json
 
+# Two stages: learn to see motion on clear clips, then the full range. Old runs of these names must be gone.
 weights: $(VENV)/.base
+	rm -rf runs/clear runs/motion
+	$(BIN)/emim generate data/clear --split train=80 --split val=20 --size 80 --frames 8 --solo 0.8 --clear 1
+	$(BIN)/emim train clear
 	$(BIN)/emim generate data/motion --split train=500 --split val=20 --split test=40 \
 		--size 96 --solo 0.75 --upright 0.5 --clear 0.5 --vary --seed 1
-	$(BIN)/emim train motion output=runs
+	$(BIN)/emim train motion
 	mkdir -p src/emim/weights
-	cp "$$(ls -td runs/motion*/ | head -1)model.safetensors" src/emim/weights/motion_tiny.safetensors
-	$(BIN)/emim test bundled --data data/motion --split test
+	cp runs/motion/model.safetensors src/emim/weights/motion_tiny.safetensors
+	$(BIN)/emim test bundled --data data/motion/test.csv
 
 clean:
 	rm -rf build dist demo .mypy_cache .ruff_cache .pytest_cache

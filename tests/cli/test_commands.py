@@ -203,3 +203,12 @@ def test_training_on_classes_of_real_clips(emim_command: Command, real_clips: Pa
     predicted = emim_command("predict", signs[10], "--checkpoint", model, "--json")
     assert predicted.status == 0, predicted.err
     assert {item["label"] for item in json.loads(predicted.out)["predictions"]} == {"first", "second"}
+
+
+@pytest.mark.slow
+def test_demo_does_the_whole_job(emim_command: Command, tmp_path: Path) -> None:
+    result = emim_command("demo", "--output", tmp_path / "demo", *QUICK)
+    assert result.status == 0, result.err
+    assert [line for line in result.err.splitlines() if line[:3] in ("1/4", "2/4", "3/4", "4/4")]
+    assert all(word in result.out for word in ("held-out top-1", "of 220 clips", "emim predict <video>"))
+    assert len(list((tmp_path / "demo" / "data").rglob("*.mp4"))) == 1100

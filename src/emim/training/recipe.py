@@ -116,6 +116,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _parse(key: str, text: str) -> Any:
+    if _takes_text(key) and text not in ("null", "~", ""):
+        return text  # a folder called 2024 is no number
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -126,6 +128,13 @@ def _parse(key: str, text: str) -> Any:
         except ValueError:
             return value
     return value
+
+
+def _takes_text(key: str) -> bool:
+    section: Any = RunConfig
+    for part in key.split("."):
+        section = get_type_hints(section).get(part) if dataclasses.is_dataclass(section) else None
+    return section in (str, str | None)
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:

@@ -43,8 +43,8 @@ class Ranges:
 
 FULL_RANGES = Ranges((0.12, 0.45), (0.15, 0.55), (1.35, 2.6), (np.radians(40.0), np.radians(170.0)), (0.20, 0.50))
 CLEAR_SOLO_RANGES = Ranges((0.30, 0.55), (0.25, 0.45), (1.8, 2.6), (np.radians(90.0), np.radians(170.0)), (0.3, 0.5))
-# Two objects need room for all amplitudes at once, so they are smaller and move less.
-CLEAR_PAIR_RANGES = Ranges((0.15, 0.30), (0.12, 0.30), (1.35, 2.6), (np.radians(60.0), np.radians(170.0)), (0.3, 0.5))
+# Two objects need room for all amplitudes at once, so they are smaller and everything but the separation changes less.
+CLEAR_PAIR_RANGES = Ranges((0.20, 0.30), (0.08, 0.20), (1.35, 1.8), (np.radians(60.0), np.radians(170.0)), (0.3, 0.5))
 
 _CLOSEST = 0.9  # smallest separation over the sum of the two largest radii: a slight overlap at most
 _CENTRE_INSET = 0.65  # a centre stays this many radii inside the frame: a sixth of the object is cut at most

@@ -21,7 +21,7 @@ from emim.data.synthetic.options import ClipOptions
 from emim.data.synthetic.render import RenderedClip, render_clip
 from emim.errors import ConfigError, DataError
 
-_FORMAT = 3  # raise when the same parameters would give other clips
+_FORMAT = 4  # raise when the same parameters would give other clips
 _DESCRIPTION = "dataset.json"
 _CHUNK = 8
 
