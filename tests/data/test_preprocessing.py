@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from emim.data.preprocessing import Preprocessing, views_from_frames
+from emim.data.transforms import AugmentOptions, TrainTransform
 from emim.errors import ConfigError
 
 
@@ -99,3 +100,14 @@ def test_stretch_scales_both_sides() -> None:
     assert float(view_CTHW[0, 0, :, 0].mean()) < 0.03
     assert float(view_CTHW[0, 0, :, -1].mean()) > 0.97
     assert float(view_CTHW[1, 0, -1].mean()) > 0.97
+
+
+def test_training_may_use_another_size() -> None:
+    assert Preprocessing(size=96).training_size == 96
+    pre = Preprocessing(size=96, train_size=64)
+    frames_THWC = np.zeros((pre.num_frames, 70, 90, 3), dtype=np.uint8)
+    clip_CTHW, _ = TrainTransform(AugmentOptions(), pre, ("a", "b"))(frames_THWC, 0, np.random.default_rng(0))
+    assert clip_CTHW.shape[-2:] == (64, 64)
+    assert Preprocessing.from_dict(pre.to_dict()) == pre
+    with pytest.raises(ConfigError, match="train_size must be a whole number"):
+        Preprocessing(train_size=0)

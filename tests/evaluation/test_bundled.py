@@ -38,5 +38,5 @@ def test_it_names_generated_clips_it_has_not_seen(tmp_path: Path) -> None:
 def test_it_carries_over_to_photographs(real_clips: Path, tmp_path: Path) -> None:
     report = tmp_path / "photographs.json"
     script = ROOT / "benchmarks" / "photographs.py"
-    subprocess.run([sys.executable, script, real_clips, "--per-class", "12", "--json", report], check=True)
+    subprocess.run([sys.executable, script, real_clips, "--per-class", "6", "--json", report], check=True)
     assert json.loads(report.read_text())["accuracy"] >= 0.8

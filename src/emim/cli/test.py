@@ -38,6 +38,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--clips", type=positive, help="test clips per video (default: as trained)")
     parser.add_argument("--crops", type=positive, choices=(1, 3), help="test crops per clip (default: as trained)")
+    parser.add_argument("--size", type=positive, help="side of the network input in pixels (default: as trained)")
     parser.add_argument("--batch-size", type=positive, default=8, help="videos per batch (default 8)")
     parser.add_argument("--workers", type=natural, help="loader processes (default: by cores)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         seed=trained_with[1].get("seed", 0),
     )
     say(clip_list.note or f"{len(clip_list)} clips from {args.data}")
-    views = {key: value for key in ("clips", "crops") if (value := getattr(args, key)) is not None}
+    views = {key: value for key in ("clips", "crops", "size") if (value := getattr(args, key)) is not None}
     with progress_bar("testing", len(clip_list)) as progress:
         result = test_model(
             recogniser.model,

@@ -97,7 +97,7 @@ class TrainClips(Dataset[TrainItem]):
         self.transform = TrainTransform(augment or AugmentOptions(), preprocessing, clip_list.classes)
         self.seed = seed
         self.epoch = 0
-        self._cache = _FrameCache(math.ceil(preprocessing.size * _CACHE_MARGIN), cache_mb) if cache else None
+        self._cache = _FrameCache(math.ceil(preprocessing.training_size * _CACHE_MARGIN), cache_mb) if cache else None
 
     def __len__(self) -> int:
         return len(self.clip_list)

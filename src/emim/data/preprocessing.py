@@ -40,6 +40,9 @@ class Preprocessing:
             30 fps).
         stride: frame distance of dense sampling, at 30 fps.
         size: side of the square network input, in pixels.
+        train_size: side in training where it is to be another one; null is `size`. Random crops show things larger
+            than they are, so a somewhat larger side in testing than in training brings them back to the size that
+            the network has seen, and a smaller one in training is faster.
         fit: how a frame becomes square. "crop": the short side is scaled to `size` and squares are cut out.
             "letterbox": the whole frame is scaled into the square and the borders hold the mean. "stretch":
             the whole frame is scaled to the square, whatever its aspect.
@@ -53,6 +56,7 @@ class Preprocessing:
     sampling: Sampling = "segment"
     stride: int = 4
     size: int = 224
+    train_size: int | None = None
     fit: Fit = "crop"
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
@@ -60,8 +64,8 @@ class Preprocessing:
     crops: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("num_frames", "stride", "size", "clips"):
-            value = getattr(self, name)
+        for name in ("num_frames", "stride", "size", "train_size", "clips"):
+            value = self.training_size if name == "train_size" else getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"preprocessing: {name} must be a whole number of at least 1, got {value!r}")
         for name, known in (("sampling", ("segment", "dense")), ("fit", ("crop", "letterbox", "stretch"))):
@@ -75,6 +79,11 @@ class Preprocessing:
             if name == "std" and min(values) <= 0:
                 raise ConfigError(f"preprocessing: std must be above 0, got {values}")
             object.__setattr__(self, name, values)  # a list read from JSON becomes a tuple
+
+    @property
+    def training_size(self) -> int:
+        """Side of the network input in training."""
+        return self.size if self.train_size is None else self.train_size
 
     @property
     def crops_per_clip(self) -> int:

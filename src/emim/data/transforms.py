@@ -374,7 +374,7 @@ class TrainTransform:
         if pre.fit != "crop":
             scale = (options.crop_scale[0], 1.0)
         kind = {"crop": RandomResizedCrop, "letterbox": LetterboxCrop, "stretch": StretchCrop}[pre.fit]
-        self.crop = kind(pre.size, scale, options.crop_ratio)
+        self.crop = kind(pre.training_size, scale, options.crop_ratio)
         self.color = ColorJitter(
             options.brightness, options.contrast, options.saturation, options.grayscale, options.invert
         )
@@ -404,7 +404,7 @@ class TrainTransform:
             if self.noise:
                 frames_TCHW = self.noise(frames_TCHW, rng)
             frames_TCHW = frames_TCHW * 255
-        clip_TCHW = _place(normalise(frames_TCHW, self.pre), placed, self.pre.size)
+        clip_TCHW = _place(normalise(frames_TCHW, self.pre), placed, self.pre.training_size)
         clip_TCHW, label = self.flip(clip_TCHW, label, rng)
         clip_TCHW, label = self.reverse(clip_TCHW, label, rng)
         if self.rotate:
