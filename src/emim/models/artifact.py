@@ -11,13 +11,13 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-import emim
 from emim.errors import CheckpointError
 from emim.models.checkpoint import load_checkpoint
 from emim.models.registry import create_model
@@ -48,7 +48,7 @@ class ModelCard:
     config: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    version: str = emim.__version__
+    version: str = field(default_factory=lambda: metadata.version("emim"))
 
 
 def save_model(path: str | os.PathLike[str], model: UniFormer, card: ModelCard) -> None:
@@ -77,18 +77,18 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+            stored = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}); a trained model is the model.safetensors of "
             "a run folder"
         ) from error
-    if _METADATA_KEY not in metadata:
+    if _METADATA_KEY not in stored:
         raise CheckpointError(
             f"{path}: holds weights alone, without class names and preprocessing, so it cannot predict. "
             "Train from it with model.checkpoint, or give the model.safetensors of a run folder"
         )
-    values = json.loads(metadata[_METADATA_KEY])
+    values = json.loads(stored[_METADATA_KEY])
     return ModelCard(**{**values, "classes": tuple(values["classes"])})
 
 
