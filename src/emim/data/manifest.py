@@ -22,13 +22,13 @@ import io
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from emim.errors import DataError, ManifestError
+from emim.files import whole_file
 from emim.naming import nearest
 
 RangeUnit = Literal["s", "frame"]
@@ -176,24 +176,14 @@ def write_manifest(path: Path | str, clip_list: ClipList) -> None:
     """
     target = Path(path)
     ranged = any(entry.start is not None or entry.end is not None for entry in clip_list)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(_COLUMNS if ranged else _REQUIRED)
-            for entry in clip_list:
-                fields = [relative_path(entry.path, target.parent), clip_list.classes[entry.label]]
-                if ranged:
-                    fields += [format_moment(entry.start, entry.unit), format_moment(entry.end, entry.unit)]
-                writer.writerow(fields)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)  # mkstemp makes it private
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS if ranged else _REQUIRED)
+        for entry in clip_list:
+            fields = [relative_path(entry.path, target.parent), clip_list.classes[entry.label]]
+            if ranged:
+                fields += [format_moment(entry.start, entry.unit), format_moment(entry.end, entry.unit)]
+            writer.writerow(fields)
 
 
 @dataclass(frozen=True)

@@ -281,30 +281,31 @@ class GaussianNoise:
         return frames_TCHW.add(noise, alpha=strength).clamp_(0, 1)
 
 
-class HorizontalFlip:
+class _AxisFlip:
+    """Flip one axis of the clip with probability `p`, and swap the label where `label_map` has it."""
+
+    axis: int  # of [T, C, H, W]
+
+    def __init__(self, p: float, label_map: LabelMap | None = None) -> None:
+        self.p = p
+        self.label_map = dict(label_map or {})
+
+    def __call__(self, clip_TCHW: Tensor, label: int, rng: np.random.Generator) -> tuple[Tensor, int]:
+        if rng.random() >= self.p:
+            return clip_TCHW, label
+        return clip_TCHW.flip(self.axis), self.label_map.get(label, label)
+
+
+class HorizontalFlip(_AxisFlip):
     """Mirror the clip with probability `p`, and the label with it where `label_map` has it."""
 
-    def __init__(self, p: float, label_map: LabelMap | None = None) -> None:
-        self.p = p
-        self.label_map = dict(label_map or {})
-
-    def __call__(self, clip_TCHW: Tensor, label: int, rng: np.random.Generator) -> tuple[Tensor, int]:
-        if rng.random() >= self.p:
-            return clip_TCHW, label
-        return clip_TCHW.flip(3), self.label_map.get(label, label)
+    axis = 3
 
 
-class TimeReverse:
+class TimeReverse(_AxisFlip):
     """Play the clip backwards with probability `p`, and swap the label where `label_map` has it."""
 
-    def __init__(self, p: float, label_map: LabelMap | None = None) -> None:
-        self.p = p
-        self.label_map = dict(label_map or {})
-
-    def __call__(self, clip_TCHW: Tensor, label: int, rng: np.random.Generator) -> tuple[Tensor, int]:
-        if rng.random() >= self.p:
-            return clip_TCHW, label
-        return clip_TCHW.flip(0), self.label_map.get(label, label)
+    axis = 0
 
 
 class RandomRotation:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from emim.errors import CheckpointError
+from emim.files import whole_file
 from emim.models.checkpoint import load_checkpoint
 from emim.models.registry import create_model
 from emim.models.uniformer import UniFormer
@@ -54,16 +54,9 @@ class ModelCard:
 def save_model(path: str | os.PathLike[str], model: UniFormer, card: ModelCard) -> None:
     """Write weights and card; the file appears whole or not at all."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with whole_file(path) as temporary:
         save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(asdict(card))})
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def read_card(path: str | os.PathLike[str]) -> ModelCard:
