@@ -7,6 +7,7 @@ upright, with their time stamps. One frame at a time is in memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,9 @@ class FullDecode:
     Attributes:
         frames: frames given so far.
         packets: packets in the file; known once the iteration has begun.
-        stamps_trusted: whether every packet has a time stamp of its own; known once the iteration has begun.
+        stamps: time stamps in presentation order, if every packet has one of its own, in units of `time_base`;
+            known once the iteration has begun, like the next one.
+        time_base: seconds.
         messages: (number of the frame about to be decoded, FFmpeg's complaint), without repetitions.
 
     Raises (while iterating):
@@ -42,7 +45,8 @@ class FullDecode:
         self.path = path
         self.frames = 0
         self.packets = 0
-        self.stamps_trusted = False
+        self.stamps: list[int] | None = None
+        self.time_base = Fraction(0)
         self.messages: list[tuple[int, str]] = []
 
     def __iter__(self) -> Iterator[VideoFrame]:
@@ -64,14 +68,12 @@ class FullDecode:
         source = PacketSource(self.path, memory_limit=0)
         try:
             self.packets = len(source.table.records)
-            self.stamps_trusted = source.table.trusted_pts() is not None
+            self.stamps = source.table.trusted_pts()
+            self.time_base = source.stream.time_base or Fraction(0)
             source.jump(0)
             for packet in video_packets(source.container, source.stream):
                 yield from source.stream.decode(packet)
-            for frame in source.stream.decode(None):
-                if source.stream.time_base is not None:
-                    frame.time_base = source.stream.time_base  # PyAV takes it from the packet, which these lack
-                yield frame
+            yield from source.stream.decode(None)
         except av.FFmpegError as error:
             raise VideoError(
                 self.path,

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import av
 import numpy as np
@@ -46,6 +46,11 @@ from emim.data.manifest import ClipList, relative_path
 from emim.data.video import VideoReader, open_video
 from emim.errors import ConfigError, DataError, EmimError, VideoError
 from emim.files import whole_file
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
 
 INDEX_NAME = "reencoded.json"
 
@@ -305,7 +310,9 @@ def _encode(reader: VideoReader, target: Path, short_side: int) -> None:
     height, width = _size(reader, short_side)
     rate = Fraction(reader.fps).limit_denominator(1001)
     options = {"crf": str(_CRF), "preset": _PRESET, "threads": "1"}
+    even = _even_step(reader)
     count = 0
+    durations: dict[int | None, int | None] = {}
     with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream(_ENCODER, rate=max(rate, Fraction(1, 1001)), options=options)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
@@ -315,9 +322,12 @@ def _encode(reader: VideoReader, target: Path, short_side: int) -> None:
         for small in _scaled_frames(reader, height, width):
             if not count and small.time_base is not None:
                 context.time_base = small.time_base
-            container.mux(stream.encode(small))
+                if small.time_base != even:
+                    context.max_b_frames = 0  # in mp4 they blur which frame has which duration
+            durations[small.pts] = small.duration
             count += 1
-        container.mux(stream.encode(None))
+            _mux(container, stream.encode(small), durations)
+        _mux(container, stream.encode(None), durations)
     if count != reader.num_frames:
         raise VideoError(
             reader.path,
@@ -325,9 +335,18 @@ def _encode(reader: VideoReader, target: Path, short_side: int) -> None:
         )
 
 
+def _mux(
+    container: OutputContainer, packets: list[Packet[VideoStream]], durations: dict[int | None, int | None]
+) -> None:
+    for packet in packets:
+        # The encoder forgets durations; that of the last frame is part of the video's.
+        packet.duration = durations.pop(packet.pts, None) or 0
+        container.mux(packet)
+
+
 def _scaled_frames(reader: VideoReader, height: int, width: int) -> Iterator[VideoFrame]:
     """All frames, scaled and upright, stamped from 0 as the original is, or evenly where it is not."""
-    even = 1 / Fraction(reader.fps).limit_denominator(90_000)
+    even = _even_step(reader)
     if reader.path.is_dir():
         for number in range(reader.num_frames):
             yield _stamped(_scaled(reader.read([number])[0], height, width), number, 1, even)
@@ -337,27 +356,40 @@ def _scaled_frames(reader: VideoReader, height: int, width: int) -> Iterator[Vid
     turned = reader.rotation % 180 != 0
     stored_size = (reader.width, reader.height) if turned else (reader.height, reader.width)
     side_x, side_y = (height, width) if turned else (width, height)
-    start = last = -1
+    start, last, is_even = 0, -1, True
     for number, frame in enumerate(decode):
+        if number == 0:
+            start, is_even = frame.pts or 0, _are_even(decode, even)
         if (frame.height, frame.width) != stored_size:
             raise VideoError(reader.path, f"frame {number} has another size than frame 0; re-encode it by hand")
         small = reformatter.reformat(frame, side_x, side_y, "rgb24", interpolation="BICUBIC", threads=1)
         upright_HWC = np.rot90(_array(small), k=-reader.rotation // 90)
-        if frame.pts is None or frame.time_base is None or not decode.stamps_trusted:
+        if is_even:
             yield _stamped(upright_HWC, number, 1, even)
             continue
-        if number == 0:
-            start = frame.pts
-        last = max(frame.pts - start, last + 1)  # an encoder takes ascending stamps only
-        yield _stamped(upright_HWC, last, frame.duration or 0, frame.time_base)
+        last = max(last + 1, -1 if frame.pts is None else frame.pts - start)  # an encoder takes ascending stamps only
+        yield _stamped(upright_HWC, last, frame.duration or 0, decode.time_base)
+
+
+def _even_step(reader: VideoReader) -> Fraction:
+    """Seconds from frame to frame where these are evenly spaced."""
+    return 1 / Fraction(reader.fps).limit_denominator(90_000)
+
+
+def _are_even(decode: FullDecode, step: Fraction) -> bool:
+    """Whether frames follow each other evenly, but for the rounding of their stamps; also where nothing is known."""
+    if decode.stamps is None or decode.time_base == 0:
+        return True
+    ticks = float(step / decode.time_base)
+    first = decode.stamps[0]
+    return all(abs(stamp - first - ticks * number) <= 1 for number, stamp in enumerate(decode.stamps))
 
 
 def _stamped(frame_HWC: Frames, pts: int, duration: int, time_base: Fraction) -> VideoFrame:
     rgb = VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
     frame = rgb.reformat(format="yuv420p", threads=1)
     frame.pts, frame.time_base = pts, time_base
-    if duration:  # that of the last frame is part of the video's duration
-        frame.duration = duration
+    frame.duration = duration
     return frame
 
 
