@@ -56,6 +56,8 @@ def load_clips(
 ) -> ClipList:
     """The clips of one split of a folder of classes (see `discover`) or of a `.csv` manifest.
 
+    The class list of a manifest is `classes.txt` beside it where there is one (see `read_manifest`).
+
     A manifest has no split folders: "train" and "val" are the two sides of the seeded split, "test" is the
     same as "val", and None is every row (what a manifest made for validation or testing alone needs).
 

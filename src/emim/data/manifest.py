@@ -8,11 +8,14 @@ A manifest is UTF-8 CSV with a header and the columns `path,label[,start,end]`:
     videos/c.mp4,wave,,
 
 - path: a video file or a folder of frames, relative to the manifest's folder, or absolute.
-- label: a class name. When every label is an integer, the labels are class indices instead, unless a
-  given class list holds one of them as a name. Without a class list the indices must be 0..n-1 with none
+- label: a class name. When every label is an integer, the labels are class indices instead, unless the
+  class list holds one of them as a name. Without a class list the indices must be 0..n-1 with none
   missing, and the class names are then "0".."n-1".
 - start, end: optional; seconds ("1.5") or a frame index ("120f"), end exclusive. An empty field means the
   start or end of the video. One row uses one unit.
+
+The class list is `classes.txt` beside the manifest (see `emim.data.class_list`), or given by the caller, or
+else the sorted labels of the rows.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from emim.data.class_list import classes_beside
 from emim.errors import DataError, ManifestError
 from emim.files import whole_file
 from emim.naming import nearest
@@ -140,15 +144,17 @@ def read_manifest(path: Path | str, classes: Sequence[str] | None = None, *, che
 
     Args:
         path: the CSV file; a byte order mark is accepted.
-        classes: class names in index order, for example from a checkpoint. Default: the sorted unique
-            labels of the file.
+        classes: class names in index order, for example from a checkpoint. Default: those of `classes.txt`
+            beside the file; without one, the sorted unique labels of the file.
         check_files: also require that every clip exists on disk.
 
     Raises:
-        ManifestError: the file or one of its rows is wrong; the message names file and row.
+        ManifestError: the file or one of its rows is wrong, or `classes.txt` beside it is, or that differs
+            from `classes`; the message names file and row.
     """
     source = Path(path)
     rows = _read_rows(source)
+    classes = classes_beside(source, classes)
     labels = [row.label for row in rows]
     numbered = all(_INTEGER.fullmatch(label) for label in labels) and not set(labels) & set(classes or ())
     if numbered:
@@ -172,18 +178,26 @@ def write_manifest(path: Path | str, clip_list: ClipList) -> None:
     """Write `clip_list` as a manifest, so that an interrupted write leaves any earlier file whole.
 
     Paths below the manifest's folder are written relative to it. A class without a clip leaves no trace in
-    the file: pass `classes=` when reading to keep its index.
+    the file: write `classes.txt` beside it, or pass `classes=` when reading, to keep its index.
     """
     target = Path(path)
+    text = manifest_text(clip_list, target.parent)
+    with whole_file(target) as temporary:
+        temporary.write_bytes(text.encode("utf-8"))
+
+
+def manifest_text(clip_list: ClipList, folder: Path) -> str:
+    """The content of a manifest of `clip_list` that lies in `folder`."""
     ranged = any(entry.start is not None or entry.end is not None for entry in clip_list)
-    with whole_file(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS if ranged else _REQUIRED)
-        for entry in clip_list:
-            fields = [relative_path(entry.path, target.parent), clip_list.classes[entry.label]]
-            if ranged:
-                fields += [format_moment(entry.start, entry.unit), format_moment(entry.end, entry.unit)]
-            writer.writerow(fields)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS if ranged else _REQUIRED)
+    for entry in clip_list:
+        fields = [relative_path(entry.path, folder), clip_list.classes[entry.label]]
+        if ranged:
+            fields += [format_moment(entry.start, entry.unit), format_moment(entry.end, entry.unit)]
+        writer.writerow(fields)
+    return text.getvalue()
 
 
 @dataclass(frozen=True)
