@@ -14,17 +14,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from emim.data.crops import LetterboxCrop, RandomResizedCrop, StretchCrop
 from emim.data.preprocessing import Fit, Preprocessing
 from emim.data.transforms import (
     AugmentOptions,
     ColorJitter,
     GaussianNoise,
     HorizontalFlip,
-    LetterboxCrop,
     RandomErasing,
-    RandomResizedCrop,
     RandomRotation,
-    StretchCrop,
     TimeReverse,
     TrainTransform,
     resolve_label_map,

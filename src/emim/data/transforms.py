@@ -1,8 +1,9 @@
 """Training transforms on whole clips: every random value is drawn once and used for all frames.
 
 All draws come from an explicit `np.random.Generator`, so a clip depends on the generator's seed alone.
-Exception to "once for all frames", on purpose: sensor noise (`GaussianNoise`) differs from frame to frame,
-as a camera's does.
+Exceptions to "once for all frames", on purpose: sensor noise (`GaussianNoise`) differs from frame to frame, as a
+camera's does; the noise of an erased block does where `erasing_noise` says so; and the operations of RandAugment that
+need statistics (histogram, mean) take those of each frame.
 
 Shape legend: C channels, T frames, H height, W width.
 """
@@ -13,7 +14,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,19 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from emim.data.preprocessing import (
-    Preprocessing,
-    check_keys,
-    float_tuple,
-    is_number,
-    normalise,
-    resize,
-    to_tensor,
-)
+from emim.data.crops import LetterboxCrop, Placed, RandomResizedCrop, Range, StretchCrop
+from emim.data.preprocessing import Preprocessing, check_keys, float_tuple, is_number, normalise
+from emim.data.randaugment import RandAugment
 from emim.errors import ConfigError
 from emim.naming import nearest
 
-Range = tuple[float, float]
+ErasingNoise = Literal["clip", "frame"]
 LabelMap = Mapping[int, int]
 
 # ITU-R BT.601 luma, as in image libraries' grey conversion.
@@ -45,10 +40,18 @@ _TRIES = 10
 class AugmentOptions:
     """Training augmentation; everything but the crop is off by default.
 
+    The recipe that UniFormer and others are trained with is `randaugment="rand-m7-n4-mstd0.5-inc1"`, `erasing=0.25`,
+    `erasing_noise="frame"`, `crop_antialias=False`, and `flip=0.5` where labels have no direction.
+
     Attributes:
+        randaugment: random operations before the crop, as a string such as rand-m7-n4-mstd0.5-inc1: m magnitude, n
+            operations, mstd noise of the magnitude, inc1 operations that get stronger with it, p probability of
+            each (0.5 if left out). They run on frames of the video's size: store large videos at 256 to 320 lines.
         crop_scale: range of the crop's share of the frame's area. With fit "letterbox" or "stretch" the crop
             is taken from the square frame.
         crop_ratio: range of the crop's aspect (width / height).
+        crop_antialias: average where a crop is made smaller, as in testing; false takes bilinear samples, as
+            published.
         flip: probability of a horizontal flip. Leave 0 where labels have a direction, or give a map.
         flip_map: class pairs that a horizontal flip swaps, by name; one entry serves both ways.
         reverse: probability of playing the clip backwards.
@@ -58,11 +61,14 @@ class AugmentOptions:
         invert: probability of inverting values.
         rotation: largest angle in degrees, either way.
         erasing: probability of one block of noise at the same place in every frame.
+        erasing_noise: "clip" has the same noise in every frame, "frame" new noise in each, as published.
         noise: largest standard deviation of sensor noise, of values in [0, 1].
     """
 
+    randaugment: str | None = None
     crop_scale: Range = (0.08, 1.0)
     crop_ratio: Range = (0.75, 1.3333)
+    crop_antialias: bool = True
     flip: float = 0.0
     flip_map: Mapping[str, str] = field(default_factory=dict)
     reverse: float = 0.0
@@ -74,9 +80,16 @@ class AugmentOptions:
     invert: float = 0.0
     rotation: float = 0.0
     erasing: float = 0.0
+    erasing_noise: ErasingNoise = "clip"
     noise: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.randaugment is not None:
+            RandAugment.parse(self.randaugment)
+        if not isinstance(self.crop_antialias, bool):
+            raise ConfigError(f"augment: crop_antialias must be true or false, got {self.crop_antialias!r}")
+        if self.erasing_noise not in ("clip", "frame"):
+            raise ConfigError(f"augment: erasing_noise must be one of clip, frame, got {self.erasing_noise!r}")
         for name in ("flip", "reverse", "grayscale", "invert", "erasing"):
             value = getattr(self, name)
             if not is_number(value) or not 0 <= value <= 1:
@@ -135,93 +148,6 @@ def resolve_label_map(names: Mapping[str, str], classes: Sequence[str]) -> dict[
             if paired != index_of[target]:
                 raise ConfigError(f"label map: {source!r} is paired with both {classes[paired]!r} and {target!r}")
     return pairs
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle of pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Frames (uint8 [T, C, h, w]) and their place in the square that they are a part of."""
-
-    frames: Tensor
-    top: int
-    left: int
-
-
-class RandomResizedCrop:
-    """A box of random area and aspect, resized to a square; the usual sampling of image training.
-
-    Ten tries to fit a box of area share uniform in `scale` and aspect log-uniform in `ratio`; after that the
-    largest central box whose aspect is in `ratio`.
-    """
-
-    def __init__(self, size: int, scale: Range = (0.08, 1.0), ratio: Range = (0.75, 1.3333)) -> None:
-        self.size = size
-        self.scale = scale
-        self.ratio = ratio
-
-    def box(self, height: int, width: int, rng: np.random.Generator) -> Box:
-        """Draw a box within `height` x `width`."""
-        for _ in range(_TRIES):
-            area = height * width * rng.uniform(*self.scale)
-            aspect = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
-            box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if 0 < box_width <= width and 0 < box_height <= height:
-                top = int(rng.integers(0, height - box_height, endpoint=True))
-                left = int(rng.integers(0, width - box_width, endpoint=True))
-                return Box(top, left, box_height, box_width)
-        box_width = min(width, max(1, round(height * self.ratio[1])))
-        box_height = min(height, max(1, round(width / self.ratio[0])))
-        return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
-
-    def __call__(self, frames_THWC: NDArray[np.uint8], rng: np.random.Generator) -> Placed:
-        box = self.box(frames_THWC.shape[1], frames_THWC.shape[2], rng)
-        return Placed(_crop_resize(frames_THWC, box, self.size, self.size), 0, 0)
-
-
-class StretchCrop(RandomResizedCrop):
-    """`RandomResizedCrop` of the frame stretched to a square; area and aspect are those in the square."""
-
-    def __call__(self, frames_THWC: NDArray[np.uint8], rng: np.random.Generator) -> Placed:
-        _, height, width, _ = frames_THWC.shape
-        side = max(height, width)
-        box = self.box(side, side, rng)
-        top, bottom = _scaled_span(box.top, box.height, height / side, height)
-        left, right = _scaled_span(box.left, box.width, width / side, width)
-        inner = Box(top, left, bottom - top, right - left)
-        return Placed(_crop_resize(frames_THWC, inner, self.size, self.size), 0, 0)
-
-
-class LetterboxCrop(RandomResizedCrop):
-    """`RandomResizedCrop` of the frame centred in a square.
-
-    Only the part of the box that shows the frame is returned, with its place in the output; the rest is
-    border. A box that shows little of the frame (under half of what it could) is drawn again.
-    """
-
-    def __call__(self, frames_THWC: NDArray[np.uint8], rng: np.random.Generator) -> Placed:
-        _, height, width, _ = frames_THWC.shape
-        side = max(height, width)
-        offset_y, offset_x = (side - height) // 2, (side - width) // 2
-        for _ in range(_TRIES):
-            box = self.box(side, side, rng)
-            inner = _intersect(box, Box(offset_y, offset_x, height, width))
-            if 2 * inner.height * inner.width >= min(box.height * box.width, height * width):
-                break
-        else:
-            box, inner = Box(0, 0, side, side), Box(offset_y, offset_x, height, width)
-        top, bottom = _scaled_span(inner.top - box.top, inner.height, self.size / box.height, self.size)
-        left, right = _scaled_span(inner.left - box.left, inner.width, self.size / box.width, self.size)
-        shown = Box(inner.top - offset_y, inner.left - offset_x, inner.height, inner.width)
-        return Placed(_crop_resize(frames_THWC, shown, bottom - top, right - left), top, left)
 
 
 class ColorJitter:
@@ -327,14 +253,18 @@ class RandomRotation:
 
 
 class RandomErasing:
-    """With probability `p`, one block of standard normal noise, the same in every frame.
+    """With probability `p`, one block of standard normal noise at the same place in every frame.
 
+    The noise is the same in every frame, or with `noise` "frame" new in each, as the published "cube" erasing has it.
     The block's area share is uniform in `scale`, its aspect (height / width) log-uniform in `ratio`; after
     ten tries that do not fit, the clip stays whole.
     """
 
-    def __init__(self, p: float, scale: Range = (0.02, 1 / 3), ratio: Range = (0.3, 1 / 0.3)) -> None:
+    def __init__(
+        self, p: float, scale: Range = (0.02, 1 / 3), ratio: Range = (0.3, 1 / 0.3), noise: ErasingNoise = "clip"
+    ) -> None:
         self.p = p
+        self.noise = noise
         self.scale = scale
         self.ratio = ratio
 
@@ -342,7 +272,7 @@ class RandomErasing:
         """Normalised frames to the same; the input is left as it is."""
         if rng.random() >= self.p:
             return clip_TCHW
-        _, channels, height, width = clip_TCHW.shape
+        frames, channels, height, width = clip_TCHW.shape
         for _ in range(_TRIES):
             area = height * width * rng.uniform(*self.scale)
             aspect = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
@@ -350,7 +280,8 @@ class RandomErasing:
             if 0 < block_height < height and 0 < block_width < width:
                 top = int(rng.integers(0, height - block_height, endpoint=True))
                 left = int(rng.integers(0, width - block_width, endpoint=True))
-                noise = rng.standard_normal((channels, block_height, block_width), dtype=np.float32)
+                noises = 1 if self.noise == "clip" else frames
+                noise = rng.standard_normal((noises, channels, block_height, block_width), dtype=np.float32)
                 erased = clip_TCHW.clone()
                 erased[:, :, top : top + block_height, left : left + block_width] = torch.from_numpy(noise)
                 return erased
@@ -358,10 +289,11 @@ class RandomErasing:
 
 
 class TrainTransform:
-    """All training transforms in order: crop, colour, noise, normalise, flip, reverse, rotate, erase.
+    """All training transforms in order: RandAugment, crop, colour, noise, normalise, flip, reverse, rotate, erase.
 
-    Letterbox borders and the corners that a rotation uncovers hold the mean (zero after normalising), and
-    colour changes leave them alone.
+    Published recipes normalise before they crop, which is the same but for rounding: ours rounds the crop's pixels to
+    whole grey levels. Letterbox borders and the corners that `rotation` uncovers hold the mean (zero after
+    normalising), and colour changes leave them alone.
     """
 
     def __init__(self, options: AugmentOptions, pre: Preprocessing, classes: Sequence[str] = ()) -> None:
@@ -375,7 +307,8 @@ class TrainTransform:
         if pre.fit != "crop":
             scale = (options.crop_scale[0], 1.0)
         kind = {"crop": RandomResizedCrop, "letterbox": LetterboxCrop, "stretch": StretchCrop}[pre.fit]
-        self.crop = kind(pre.training_size, scale, options.crop_ratio)
+        self.randaugment = RandAugment.parse(options.randaugment) if options.randaugment is not None else None
+        self.crop = kind(pre.training_size, scale, options.crop_ratio, options.crop_antialias)
         self.color = ColorJitter(
             options.brightness, options.contrast, options.saturation, options.grayscale, options.invert
         )
@@ -383,7 +316,7 @@ class TrainTransform:
         self.flip = HorizontalFlip(options.flip, resolve_label_map(options.flip_map, classes))
         self.reverse = TimeReverse(options.reverse, resolve_label_map(options.reverse_map, classes))
         self.rotate = RandomRotation(options.rotation) if options.rotation else None
-        self.erase = RandomErasing(options.erasing)
+        self.erase = RandomErasing(options.erasing, noise=options.erasing_noise)
 
     def __call__(self, frames_THWC: NDArray[np.uint8], label: int, rng: np.random.Generator) -> tuple[Tensor, int]:
         """One training clip.
@@ -397,6 +330,8 @@ class TrainTransform:
             clip_CTHW: float32 [C, T, size, size], normalised and contiguous; and the label, swapped where a
             flip or reversal has swapped it.
         """
+        if self.randaugment:
+            frames_THWC = self.randaugment(frames_THWC, rng)
         placed = self.crop(frames_THWC, rng)
         frames_TCHW = placed.frames
         if self.color.active or self.noise:
@@ -412,25 +347,6 @@ class TrainTransform:
             clip_TCHW = self.rotate(clip_TCHW, rng)
         clip_TCHW = self.erase(clip_TCHW, rng)
         return clip_TCHW.transpose(0, 1).contiguous(), label
-
-
-def _crop_resize(frames_THWC: NDArray[np.uint8], box: Box, height: int, width: int) -> Tensor:
-    # Resizing the cropped region alone costs a fraction of resizing the frame.
-    region = frames_THWC[:, box.top : box.top + box.height, box.left : box.left + box.width]
-    return resize(to_tensor(region), height, width)
-
-
-def _intersect(one: Box, other: Box) -> Box:
-    top, left = max(one.top, other.top), max(one.left, other.left)
-    bottom = min(one.top + one.height, other.top + other.height)
-    right = min(one.left + one.width, other.left + other.width)
-    return Box(top, left, max(bottom - top, 0), max(right - left, 0))
-
-
-def _scaled_span(start: int, length: int, factor: float, limit: int) -> tuple[int, int]:
-    """[start, start + length) times `factor` in whole pixels: at least one, within [0, limit)."""
-    low = min(round(start * factor), limit - 1)
-    return low, min(max(round((start + length) * factor), low + 1), limit)
 
 
 def _place(frames_TCHW: Tensor, placed: Placed, size: int) -> Tensor:
