@@ -137,6 +137,11 @@ class VideoFileReader(VideoReader):
         self._last: tuple[int, VideoFrame] | None = None
         self._pts: list[int] | None = None  # expected, in presentation order
         self._entries: list[tuple[int, int]] = []
+        # Time stamps of the read under way, and of pictures not decoded for it; None: every picture is decoded.
+        self._wanted: frozenset[int] | None = None
+        self._last_wanted = 0
+        self._passed_over: set[int] = set()
+        self._may_pass_over = False
         # Kept, because frames counted past damage could be shifted.
         self._damage: VideoError | None = None
         self.num_frames = 0
@@ -155,7 +160,7 @@ class VideoFileReader(VideoReader):
     @property
     def packets_decoded(self) -> int:
         """Packets given to the decoder so far: what opening and reading have cost."""
-        return self._source.packets_given
+        return self._source.packets_decoded
 
     def close(self) -> None:
         """Release the file, the packets and the decoder; closing twice is harmless."""
@@ -196,10 +201,13 @@ class VideoFileReader(VideoReader):
             return
         if first.interlaced_frame:  # two packets may make one picture
             self._count_by_decoding()
+            return
+        self._may_pass_over = table.skippable
 
     def _count_by_decoding(self) -> None:
         """Decode the whole file to count its frames, and to learn the time stamp of each."""
         table = self._source.table
+        self._may_pass_over, self._wanted = False, None
         decoded: list[VideoFrame] | None = []
         stamps: list[int | None] = []
         held = 0
@@ -255,6 +263,9 @@ class VideoFileReader(VideoReader):
     def _read_ascending(self, indices: Sequence[int]) -> Iterator[tuple[int, Frames]]:
         if self._damage is not None:
             raise self._damage
+        if self._may_pass_over and self._pts is not None and indices:
+            self._wanted = frozenset(self._pts[index] for index in indices)
+            self._last_wanted = self._pts[indices[-1]]
         with _quiet_ffmpeg():
             for index in indices:
                 try:
@@ -311,6 +322,8 @@ class VideoFileReader(VideoReader):
                     and frame.pts < skip_before
                 ):
                     continue  # precedes the key frame; its references were skipped
+                while self._next_index < self.num_frames and self._pts[self._next_index] in self._passed_over:
+                    self._next_index += 1
                 if self._next_index >= self.num_frames or frame.pts != self._pts[self._next_index]:
                     raise _TableMismatchError
             current = self._next_index
@@ -332,6 +345,7 @@ class VideoFileReader(VideoReader):
     def _start_decoding(self, packet_number: int) -> None:
         self._last = None
         self._next_index = 0
+        self._passed_over.clear()
         self._frames = self._decode(packet_number)
 
     def _decode(self, packet_number: int) -> Iterator[VideoFrame]:
@@ -339,9 +353,11 @@ class VideoFileReader(VideoReader):
         source = self._source
         source.jump(packet_number)
         try:
-            for packet in source:
-                yield from source.stream.decode(packet)
-            yield from source.stream.decode(None)
+            for record, packet in source:
+                if record.unneeded and self._is_passed_over(record.pts):
+                    continue
+                yield from source.decode(packet)
+            yield from source.decode(None)
         except av.FFmpegError as error:
             if packet_number > 0:
                 raise _TableMismatchError from error
@@ -350,6 +366,13 @@ class VideoFileReader(VideoReader):
                 f"frame {self._next_index} does not decode ({error.strerror}); the file is damaged, copy it "
                 "again or re-encode it",
             ) from error
+
+    def _is_passed_over(self, pts: int | None) -> bool:
+        """Whether a picture that no other needs is not wanted itself; if so, it is not expected any more."""
+        if self._wanted is None or pts is None or pts in self._wanted or pts > self._last_wanted:
+            return False
+        self._passed_over.add(pts)
+        return True
 
     def _to_rgb(self, frame: VideoFrame, index: int) -> Frames:
         """Convert to upright frame_HWC."""

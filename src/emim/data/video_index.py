@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from emim.data import video_h264
+
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
@@ -24,10 +26,7 @@ _WHOLE_PICTURE_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm", "avi"})
 # Containers whose seek lands on a packet that can be found again in the table.
 _SEEKABLE_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
 
-_H264_IDR, _H264_SEI = 5, 6
-_H264_SEI_RECOVERY_POINT = 6
 _HEVC_RANDOM_ACCESS = range(16, 24)
-_START_CODE = b"\x00\x00\x01"
 _MPEG4_VOP = b"\x00\x00\x01\xb6"
 
 
@@ -41,6 +40,7 @@ class PacketRecord:
     duration: int
     shown: bool  # False for packets that an edit list hides
     entry: bool  # a decoder that starts here gives this picture and all later ones exactly
+    unneeded: bool = False  # no other picture refers to this one
 
 
 @dataclass(slots=True)
@@ -53,6 +53,7 @@ class PacketTable:
         doubts: why the number of pictures cannot be read off the table; empty when it can.
         corrupt: whether the container flags a packet as incomplete.
         seekable: whether seeking in the file is worth trying.
+        skippable: whether packets that are `unneeded` can be left out without changing any other picture.
     """
 
     records: list[PacketRecord] = field(default_factory=list)
@@ -60,6 +61,7 @@ class PacketTable:
     doubts: list[str] = field(default_factory=list)
     corrupt: bool = False
     seekable: bool = False
+    skippable: bool = False
 
     def trusted_pts(self) -> list[int] | None:
         """Time stamps in presentation order, if decoded pictures must carry exactly these; else None."""
@@ -110,6 +112,7 @@ def read_packet_table(container: InputContainer, stream: VideoStream, memory_lim
     kept_bytes = 0
     pts_are_guesses = False
     doubts: set[str] = set()
+    pictures = video_h264.UnneededPictures(extradata if codec == "h264" else b"")
     for packet in video_packets(container, stream):
         if packet.is_corrupt:
             table.corrupt = True
@@ -123,8 +126,9 @@ def read_packet_table(container: InputContainer, stream: VideoStream, memory_lim
         # avi stores no pts; those of streams with B-frames are guesses of the demuxer.
         pts_are_guesses |= "avi" in names and packet.pts != packet.dts
         entry = packet.is_keyframe and not packet.is_discard and _is_entry(codec, extradata, packet)
+        shown, unneeded = not packet.is_discard, pictures.note(memoryview(packet))
         table.records.append(
-            PacketRecord(packet.pts, packet.pos, packet.size, packet.duration or 0, not packet.is_discard, entry)
+            PacketRecord(packet.pts, packet.pos, packet.size, packet.duration or 0, shown, entry, unneeded)
         )
         if table.packets is not None:
             table.packets.append(packet)
@@ -141,6 +145,13 @@ def read_packet_table(container: InputContainer, stream: VideoStream, memory_lim
             table.doubts.append("a start that is no clean key frame")
     if pts_are_guesses:
         table.records = [PacketRecord(None, r.pos, r.size, r.duration, r.shown, False) for r in table.records]
+    stamps = [r.pts for r in table.records if r.pts is not None]
+    table.skippable = (
+        not table.doubts
+        and len(stamps) == len(table.records)
+        and any(r.unneeded for r in table.records)
+        and pictures.can_be_left_out(stamps)
+    )
     return table
 
 
@@ -179,10 +190,10 @@ def _is_entry(codec: str, extradata: bytes, packet: VideoPacket) -> bool:
     data = bytes(packet)
     if codec == "h264":
         length_size = (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 0
-        return any(_h264_starts_here(unit) for unit in _nal_units(data, length_size))
+        return any(video_h264.starts_here(unit) for unit in video_h264.nal_units(data, length_size))
     if codec == "hevc":
         length_size = (extradata[21] & 3) + 1 if len(extradata) > 21 and extradata[0] == 1 else 0
-        return any(unit[0] >> 1 & 0x3F in _HEVC_RANDOM_ACCESS for unit in _nal_units(data, length_size))
+        return any(unit[0] >> 1 & 0x3F in _HEVC_RANDOM_ACCESS for unit in video_h264.nal_units(data, length_size))
     if codec == "mpeg4":
         at = data.find(_MPEG4_VOP)
         return at >= 0 and at + 4 < len(data) and data[at + 4] >> 6 == 0
@@ -191,45 +202,4 @@ def _is_entry(codec: str, extradata: bytes, packet: VideoPacket) -> bool:
     if codec in ("vp9", "libvpx-vp9"):
         shift = 3 if data[0] & 0x30 != 0x30 else 2
         return data[0] >> shift & 1 == 0 and data[0] >> (shift - 1) & 1 == 0
-    return False
-
-
-def _nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
-    """Units of an H.264/H.265 packet: length-prefixed, or after start codes when `length_size` is 0."""
-    if length_size == 0:
-        # A unit's trailing zero bytes belong to the next start code; no caller minds them.
-        yield from (unit for unit in data.split(_START_CODE)[1:] if unit)
-        return
-    at = 0
-    while at + length_size < len(data):
-        length = int.from_bytes(data[at : at + length_size], "big")
-        at += length_size
-        if length:
-            yield data[at : at + length]
-        at += length
-
-
-def _h264_starts_here(unit: bytes) -> bool:
-    """An instantaneous refresh, or a recovery point whose first picture is exact already."""
-    kind = unit[0] & 0x1F
-    if kind == _H264_IDR:
-        return True
-    if kind != _H264_SEI:
-        return False
-    data = unit[1:].replace(b"\x00\x00\x03", b"\x00\x00")
-    at = 0
-    while at + 2 < len(data):
-        payload_kind = payload_size = 0
-        while at < len(data) and data[at] == 0xFF:
-            payload_kind, at = payload_kind + 255, at + 1
-        if at < len(data):
-            payload_kind, at = payload_kind + data[at], at + 1
-        while at < len(data) and data[at] == 0xFF:
-            payload_size, at = payload_size + 255, at + 1
-        if at < len(data):
-            payload_size, at = payload_size + data[at], at + 1
-        if payload_kind == _H264_SEI_RECOVERY_POINT and at < len(data):
-            # recovery_frame_cnt is an Exp-Golomb number: a leading 1 bit means 0.
-            return bool(data[at] & 0x80)
-        at += payload_size
     return False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import av
 
 from emim.data.video_container import bytes_missing, describe_content, holds_text, lacks_mp4_index
-from emim.data.video_index import PacketTable, read_packet_table, video_packets
+from emim.data.video_index import PacketRecord, PacketTable, read_packet_table, video_packets
 from emim.errors import (
     EmptyVideoError,
     NotAVideoError,
@@ -21,6 +21,7 @@ from emim.errors import (
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 # Containers of videos, and of sound for a clear message; no images and no playlists.
@@ -45,7 +46,7 @@ class PacketSource:
         stream: its video stream, which holds the decoder.
         table: what one pass over the packets found.
         position: number of the packet that iteration gives next.
-        packets_given: packets given by iteration so far.
+        packets_decoded: packets given to the decoder so far.
 
     Raises:
         NotAVideoError, NoVideoStreamError, TruncatedVideoError: as listed for `open_video`.
@@ -68,7 +69,7 @@ class PacketSource:
             raise
         self.position = len(self.table.records)  # number of the packet that comes next
         self._packets: Iterator[Packet[VideoStream]] = iter(())
-        self.packets_given = 0
+        self.packets_decoded = 0
         signatures = [(r.pos, r.pts, r.size) for r in self.table.records]
         self._number_of = {signature: number for number, signature in enumerate(signatures)}
         self._seekable = self.table.seekable and len(self._number_of) == len(signatures)
@@ -89,16 +90,21 @@ class PacketSource:
             self.table.packets = None
             self._packets = iter(())
 
-    def __iter__(self) -> Iterator[Packet[VideoStream]]:
+    def __iter__(self) -> Iterator[tuple[PacketRecord, Packet[VideoStream]]]:
         while (packet := next(self._packets, None)) is not None:
+            record = self.table.records[self.position]
             self.position += 1
-            self.packets_given += 1
-            yield packet
+            yield record, packet
+
+    def decode(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
+        """Frames that the decoder gives after a packet, or, for None, at the end."""
+        self.packets_decoded += packet is not None
+        return self.stream.decode(packet)
 
     def jump(self, number: int) -> None:
         """Make packet `number` the next one, with an empty decoder."""
         if self.table.packets is not None:
-            if self.packets_given:
+            if self.packets_decoded:
                 self.stream.codec_context.flush_buffers()
             self._packets = iter(self.table.packets[number:])
         else:

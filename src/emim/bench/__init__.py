@@ -1,0 +1,1 @@
+"""Measurements that come with the package: how long its parts take on this machine."""
