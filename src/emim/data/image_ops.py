@@ -22,7 +22,7 @@ from torch.nn import functional
 Frames = NDArray[np.uint8]
 
 _VALUES = np.arange(256)
-_BAND_PIXELS = 1 << 15  # the taps of this many pixels fit into a core's cache
+_BAND_PIXELS = 1 << 14  # the taps of this many pixels fit into a core's cache
 _TABLE_BYTES = 1 << 26
 _ROUNDING = 1e-3  # above the error of float32 sums, so that cutting the fraction off keeps whole values
 
@@ -141,7 +141,7 @@ def rotate(frames_THWC: Frames, degrees: float, fill: int) -> Frames:
     if parts > 1 and frames > 1:
         return np.concatenate([rotate(part, degrees, fill) for part in np.array_split(frames_THWC, min(parts, frames))])
     # All frames share the taps, so a pixel of all frames is one row of a table, and a result one weighted sum of rows.
-    pixels_PTC = _swap(frames_THWC.reshape(-1, channels), (frames, height * width), (1, 0))
+    pixels_PTC = _swapped(frames_THWC.reshape(frames, height * width, channels))
     table_PX = torch.empty((height * width + 1, frames * channels))
     table_PX[:-1] = torch.from_numpy(pixels_PTC).flatten(1)
     table_PX[-1] = fill
@@ -152,8 +152,8 @@ def rotate(frames_THWC: Frames, degrees: float, fill: int) -> Frames:
         index_PK, weight_PK = _rotation_taps(height, width, degrees, top, bottom)
         values_PX = functional.embedding_bag(index_PK, table_PX, mode="sum", per_sample_weights=weight_PK)
         result_PX[top * width : bottom * width] = values_PX.add_(_ROUNDING).clamp_(0, 255)
-    result_TPC = _swap(result_PX.view(-1, channels).numpy(), (height * width, frames), (1, 0))
-    return result_TPC.reshape(frames_THWC.shape)
+    result_PTC = result_PX.view(height * width, frames, channels).numpy()
+    return _swapped(result_PTC).reshape(frames_THWC.shape)
 
 
 def _rotation_taps(height: int, width: int, degrees: float, top: int, bottom: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -237,15 +237,17 @@ def _align_rows(frames_THWC: Frames, whole_H: NDArray[np.int64]) -> Frames:
 def _transposed(frames_THWC: Frames) -> Frames:
     """[T, W, H, C]."""
     frames, height, width, channels = frames_THWC.shape
-    return _swap(frames_THWC.reshape(-1, channels), (frames, height, width), (0, 2, 1))
+    result_TWHC = np.empty((frames, width, height, channels), dtype=np.uint8)
+    for source_HWC, target_WHC in zip(frames_THWC, result_TWHC, strict=True):
+        target_WHC[...] = np.asarray(Image.fromarray(source_HWC).transpose(Image.Transpose.TRANSPOSE))
+    return result_TWHC
 
 
-def _swap(pixels_PC: Frames, shape: tuple[int, ...], axes: tuple[int, ...]) -> Frames:
-    """Pixels, shaped as `shape`, with their axes in another order; contiguous."""
+def _swapped(pixels_ABC: Frames) -> Frames:
+    """[B, A, C], contiguous."""
     # Whole pixels move twice as fast as their channels one by one.
-    channels = pixels_PC.shape[-1]
-    swapped = np.ascontiguousarray(pixels_PC.view(f"V{channels}").reshape(shape).transpose(axes))
-    return swapped.view(np.uint8).reshape(*swapped.shape, channels)
+    pixels_AB = pixels_ABC.view(f"V{pixels_ABC.shape[-1]}")[..., 0]
+    return np.ascontiguousarray(pixels_AB.T)[..., None].view(np.uint8)
 
 
 def _blend(base: NDArray[Any], values: NDArray[Any], factor: float) -> NDArray[np.float32]:
@@ -260,11 +262,11 @@ def _blend(base: NDArray[Any], values: NDArray[Any], factor: float) -> NDArray[n
 
 def _look_up(frames_THWC: Frames, table: NDArray[Any]) -> Frames:
     """Replace values by those of tables: one [1, 256], or one for each frame [T, 256] or each channel [T, C, 256]."""
-    channels = frames_THWC.shape[-1]
-    parts = frames_THWC.reshape(len(table), -1, channels)
+    width, channels = frames_THWC.shape[-2:]
+    parts = frames_THWC.reshape(len(table), -1, width, channels)
     result = np.empty_like(parts)
     for source, target, row in zip(parts, result, table.astype(np.uint8), strict=True):
         # Where all channels share a table, Pillow may take them for one wide grey image.
-        image = Image.fromarray(source[None] if row.ndim == 2 else source.reshape(1, -1))
+        image = Image.fromarray(source if row.ndim == 2 else source.reshape(-1, width * channels))
         target[...] = np.asarray(image.point(row.ravel().tolist())).reshape(target.shape)
     return result.reshape(frames_THWC.shape)
