@@ -44,7 +44,6 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from emim.data.loader import default_workers
     from emim.data.prepare import prepare
 
     result = prepare(
@@ -55,11 +54,17 @@ def run(args: argparse.Namespace) -> int:
         fold=args.fold,
         resize=args.resize,
         strict=args.strict,
-        workers=args.workers or max(1, default_workers()),
+        workers=args.workers or (1 if args.resize is None else _default_workers()),
         bar=progress_bar,
     )
     print_result(result)
     return 0
+
+
+def _default_workers() -> int:
+    from emim.data.loader import default_workers
+
+    return max(1, default_workers())
 
 
 def print_result(result: Prepared) -> None:

@@ -135,8 +135,13 @@ def format_moment(moment: float | None, unit: RangeUnit) -> str:
 
 def relative_path(path: Path, root: Path) -> str:
     """`path` relative to `root` with forward slashes; absolute where it lies outside `root`."""
-    absolute, root = Path(os.path.abspath(path)), Path(os.path.abspath(root))  # noqa: PTH100 keeps links
-    return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else absolute.as_posix()
+    # On text, because a manifest of hundreds of thousands of clips would take most of its time in pathlib.
+    absolute, base = os.path.abspath(path), os.path.abspath(root)  # noqa: PTH100 keeps links
+    if absolute == base:
+        return "."
+    base = os.path.join(base, "")  # noqa: PTH118 ends in a separator, for the root folder too
+    inside = os.path.normcase(absolute).startswith(os.path.normcase(base))
+    return (absolute[len(base) :] if inside else absolute).replace(os.sep, "/")
 
 
 def read_manifest(path: Path | str, classes: Sequence[str] | None = None, *, check_files: bool = True) -> ClipList:
@@ -279,7 +284,7 @@ def _parse_row(source: Path, number: int, columns: list[str], fields: list[str])
         reason = f"start {values.get('start') or '0'} is not before end {values['end']}"
         raise ManifestError(source, number, reason)
     # normpath (not resolve) keeps symbolic links, so that messages show the path the user wrote.
-    path = Path(os.path.normpath(source.parent / values["path"]))
+    path = Path(os.path.normpath(os.path.join(os.path.dirname(source), values["path"])))  # noqa: PTH118, PTH120
     return _Row(number, path, values["label"], start, end, start_unit or end_unit or "s")
 
 
