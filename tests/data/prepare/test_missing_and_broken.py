@@ -44,6 +44,18 @@ def test_missing_videos_are_left_out_counted_and_all_listed(copy_of: Root, tmp_p
     assert result.splits["val"].missing == ()
 
 
+def test_links_count_if_they_lead_to_a_video(copy_of: Root, tmp_path: Path) -> None:
+    root = copy_of("ssv2")
+    videos = root / "20bn-something-something-v2"
+    for number in (11, 22):
+        (videos / f"{number}.webm").rename(tmp_path / f"{number}.webm")
+        (videos / f"{number}.webm").symlink_to(tmp_path / f"{number}.webm")
+    (tmp_path / "11.webm").unlink()
+    part = prepare("ssv2", root, tmp_path / "out").splits["train"]
+    assert [Path(name).name for name in part.missing] == ["11.webm"]
+    assert len(read_manifest(part.manifest)) == 15
+
+
 def test_class_indices_do_not_shift_when_a_class_has_no_video_left(copy_of: Root, tmp_path: Path) -> None:
     root = copy_of("hmdb51")
     for path in (root / "brush_hair").iterdir():
@@ -198,6 +210,12 @@ def test_lists_without_class_names_are_not_guessed(copy_of: Root, tmp_path: Path
             "Diving48_V2_train.json",
             b'[{"vid_name": "a", "label": "1", "start_frame": 0, "end_frame": 3}]',
             "must be whole numbers",
+        ),
+        (
+            "kinetics",
+            "annotations/train.csv",
+            b"label,youtube_id,time_start,time_end\na,b,1e999\n",
+            "row 2: times '1e999' and '' are not seconds",
         ),
         ("ucf101", "ucfTrainTestlist/classInd.txt", b"1 YoYo\n3 Bowling\n", "line 2: expected '2 <class>'"),
         ("ucf101", "ucfTrainTestlist/trainlist01.txt", b"YoYo/v_a.avi 2\n", "class 2, but classInd.txt has YoYo as 3"),

@@ -216,7 +216,7 @@ def _count_notes(provider: Provider, annotations: Annotations, results: dict[Spl
             for split, result in results.items()
             if result.published
         )
-        notes.append(f"the annotations list {listed} clips; published numbers: {provider.counts_from}")
+        notes.append(f"the annotations list {listed} clips; published numbers are those of {provider.counts_from}")
     for split, result in results.items():
         if result.repeated:
             first = Path(result.repeated[0]).name

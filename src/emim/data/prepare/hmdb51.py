@@ -22,10 +22,11 @@ _PARTS: dict[str, Split | None] = {"0": None, "1": "train", "2": "test"}
 def _read(request: Request) -> Annotations:
     root = request.root
     ending = f"_test_split{request.fold}.txt"
-    files = next((files for name in _FOLDERS if (files := sorted((root / name).glob(f"*{ending}")))), None)
+    # Some systems leave hidden companions such as `._wave_test_split1.txt`.
+    pattern = f"[!.]*{ending}"
+    files = next((files for name in _FOLDERS if (files := sorted((root / name).glob(pattern)))), None)
     if files is None:
         raise not_found(root, f"lists of split {request.fold}", (f"<class>{ending}",), _FOLDERS)
-    files = [file for file in files if not file.name.startswith(".")]
     classes = tuple(sorted(file.name.removesuffix(ending) for file in files))
     clips: dict[Split, list[ListedClip]] = {split: [] for split in _SPLITS}
     for label, name in enumerate(classes):
@@ -58,5 +59,5 @@ HMDB51 = Provider(
     read=_read,
     num_classes=51,
     counts={fold: {"train": 3_570, "test": 1_530} for fold in (1, 2, 3)},
-    counts_from="70 and 30 clips of each class, as the provider's splits have",
+    counts_from="the provider's splits, 70 and 30 clips of each class",
 )

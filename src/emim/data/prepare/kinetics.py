@@ -109,7 +109,7 @@ def _read_table(path: Path) -> _Table:
 def _video_names(path: Path, number: int, row: dict[str, str]) -> tuple[str, ...]:
     try:
         start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
-    except ValueError:
+    except (ValueError, OverflowError):
         raise DataError(
             f"{path}, row {number}: times {row['time_start']!r} and {row['time_end']!r} are not seconds"
         ) from None

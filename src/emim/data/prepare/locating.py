@@ -39,7 +39,10 @@ class Located:
 
 
 class FolderListings:
-    """The names in folders: True for a folder, False for a file. A folder that does not exist is empty."""
+    """The names in folders: True for a folder, False for a file; a link that leads nowhere is not there.
+
+    A folder that does not exist is empty.
+    """
 
     def __init__(self) -> None:
         self._names: dict[Path, dict[str, bool]] = {}
@@ -102,7 +105,7 @@ def _is_video_name(name: str) -> bool:
 def _list(folder: Path) -> dict[str, bool]:
     try:
         with os.scandir(folder) as items:
-            return {item.name: item.is_dir() for item in items}
+            return {item.name: item.is_dir() for item in items if not item.is_symlink() or Path(item.path).exists()}
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
