@@ -154,6 +154,43 @@ def test_frames_go_forward_without_decoding_twice(awkward: MakeClip) -> None:
         assert reader.packets_decoded == 48
 
 
+@pytest.mark.parametrize(("name", "expected"), [("h264.mp4", 9), ("h264_b_pyramid.mkv", 7), ("h264.avi", 26)])
+def test_pictures_nobody_needs_are_not_decoded(awkward: MakeClip, name: str, expected: int) -> None:
+    """Of the B-frames before the last wanted frame, only those that others refer to. All of them in avi: no stamps."""
+    path, truth_THWC = awkward(name)
+    with VideoFileReader(path) as reader:
+        np.testing.assert_array_equal(reader.read([0, 12, 23]), truth_THWC[[0, 12, 23]])
+        assert reader.packets_decoded == expected
+        np.testing.assert_array_equal(reader.read(range(24, 48)), truth_THWC[24:])
+        np.testing.assert_array_equal(reader.read([1, 30, 2]), truth_THWC[[1, 30, 2]])
+
+
+def test_reading_one_by_one_decodes_every_picture_once(awkward: MakeClip) -> None:
+    path, truth_THWC = awkward("h264_b_pyramid.mkv")
+    with VideoFileReader(path) as reader:
+        for index in range(48):
+            np.testing.assert_array_equal(reader.read([index])[0], truth_THWC[index])
+        assert reader.packets_decoded == 48
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264_b_pyramid.mkv", "h264_open.mp4", "h264_vfr.mkv"])
+def test_size_is_known_before_and_after_reading(awkward: MakeClip, name: str) -> None:
+    path, _ = awkward(name)
+    with VideoFileReader(path) as reader:
+        assert reader.packets_decoded == 0
+        reader.read([30])
+        assert (reader.height, reader.width, reader.rotation) == (48, 64, 0)
+    with VideoFileReader(path) as reader:
+        assert (reader.height, reader.width, reader.rotation) == (48, 64, 0)
+        assert reader.packets_decoded > 0
+    closed = VideoFileReader(path)
+    closed.close()
+    with pytest.raises(VideoError, match="is closed"):
+        _ = closed.height
+    with pytest.raises(AttributeError, match="depth"):
+        _ = closed.depth
+
+
 def test_counted_frames_are_not_decoded_again(awkward: MakeClip) -> None:
     path, _ = awkward("h264.ts")
     with VideoFileReader(path) as reader:

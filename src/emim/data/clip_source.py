@@ -66,10 +66,15 @@ class VideoReader(ABC):
                     f"frame index {number} is outside 0..{self.num_frames - 1}; the video has {self.num_frames} frames",
                 )
             places.setdefault(number, []).append(place)
-        frames_THWC = np.empty((len(indices), self.height, self.width, 3), dtype=np.uint8)
+        if not places:
+            return np.empty((0, self.height, self.width, 3), dtype=np.uint8)
+        frames_THWC: Frames | None = None
         for number, frame_HWC in self._read_ascending(sorted(places)):
+            if frames_THWC is None:  # only now, because asking for the size may cost a decoded frame
+                frames_THWC = np.empty((len(indices), *frame_HWC.shape), dtype=np.uint8)
             for place in places[number]:
                 frames_THWC[place] = frame_HWC
+        assert frames_THWC is not None
         return frames_THWC
 
     @abstractmethod

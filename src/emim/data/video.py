@@ -17,7 +17,11 @@ What a decode of the whole file gives, in that order, defines the frames; a read
    lies behind: then the packets up to that key frame are skipped. A frame that follows an open-GOP key frame
    in the file but precedes it in presentation is thus reached from one key frame earlier. The bitstream,
    not only the container, must say that decoding can start at a key frame.
-4. Every decoded frame must carry the pts that the table expects next. When one does not, the table is
+4. Pictures that no other one refers to and nobody wants are not decoded, in streams whose own words leave no doubt
+   about the order of what comes out (`PacketTable.predictable`). Behind the last wanted frame every picture is
+   decoded again, so that a later read can go on; but a read that went without pictures ends by emptying the
+   decoder, which saves decoding as many pictures as it holds back. The next read starts from a key frame then.
+5. Every decoded frame must carry the pts that the table expects next. When one does not, the table is
    dropped: the file is decoded in full and frames are counted. Streams without usable pts (avi with
    B-frames) are always decoded from the start and counted.
 
@@ -36,7 +40,7 @@ import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -75,6 +79,9 @@ _PACKET_MEMORY = 64 << 20
 _FRAME_MEMORY = 64 << 20
 # Skipping fewer packets than these costs more than decoding them, because a restart empties the decoder.
 _MIN_SKIP = 3
+
+
+_NEVER = -(1 << 63)  # before every time stamp
 
 
 class _TableMismatchError(Exception):
@@ -130,6 +137,7 @@ class VideoFileReader(VideoReader):
     ) -> None:
         self.path = Path(path)
         self._frame_memory = frame_memory
+        self._closed = False
         self._reformatter = VideoReformatter()
         self._decoded: list[VideoFrame] | None = None
         self._frames: Iterator[VideoFrame] | None = None
@@ -137,11 +145,13 @@ class VideoFileReader(VideoReader):
         self._last: tuple[int, VideoFrame] | None = None
         self._pts: list[int] | None = None  # expected, in presentation order
         self._entries: list[tuple[int, int]] = []
-        # Time stamps of the read under way, and of pictures not decoded for it; None: every picture is decoded.
-        self._wanted: frozenset[int] | None = None
-        self._last_wanted = 0
+        # Time stamps wanted by the read under way (in the order of decoding: not yet given to the decoder), and
+        # those of the pictures that it goes without.
+        self._wanted: frozenset[int] = frozenset()
+        self._not_fed: set[int] = set()
         self._passed_over: set[int] = set()
-        self._may_pass_over = False
+        self._last_wanted = _NEVER
+        self._emptied = False  # the decoder was emptied: decoding cannot go on from where it stands
         # Kept, because frames counted past damage could be shifted.
         self._damage: VideoError | None = None
         self.num_frames = 0
@@ -165,6 +175,7 @@ class VideoFileReader(VideoReader):
     def close(self) -> None:
         """Release the file, the packets and the decoder; closing twice is harmless."""
         self._frames = self._last = self._decoded = None
+        self._closed = True
         self._source.close()
 
     def _check_complete(self) -> None:
@@ -194,6 +205,8 @@ class VideoFileReader(VideoReader):
         self._pts = table.trusted_pts()
         if self._pts is not None:
             self._entries = table.entries(self._pts)
+        if table.predictable:
+            return
         try:
             first = self._frame_at(0)
         except _TableMismatchError:
@@ -201,13 +214,11 @@ class VideoFileReader(VideoReader):
             return
         if first.interlaced_frame:  # two packets may make one picture
             self._count_by_decoding()
-            return
-        self._may_pass_over = table.skippable
 
     def _count_by_decoding(self) -> None:
         """Decode the whole file to count its frames, and to learn the time stamp of each."""
         table = self._source.table
-        self._may_pass_over, self._wanted = False, None
+        self._want(())
         decoded: list[VideoFrame] | None = []
         stamps: list[int | None] = []
         held = 0
@@ -236,12 +247,8 @@ class VideoFileReader(VideoReader):
 
     def _describe(self) -> None:
         """Fill in size, rotation and timing."""
-        first = self._frame_at(0)
-        # FFmpeg counts counter-clockwise.
-        self.rotation = (-round(first.rotation / 90) * 90) % 360
-        upright = self.rotation % 180 == 0
-        self._stored_size = (first.height, first.width)
-        self.height, self.width = self._stored_size if upright else self._stored_size[::-1]
+        if not self._source.table.predictable:
+            self._describe_picture(self._frame_at(0))
         stream = self._source.stream
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         self.duration = self._duration_from_stamps() or (self.num_frames / rate if rate else 0.0)
@@ -250,6 +257,24 @@ class VideoFileReader(VideoReader):
         self.fps = rate if rate and (not measured or abs(measured / rate - 1) < 0.01) else measured
         if not self.fps > 0:
             raise VideoError(self.path, "states neither frame rate nor time stamps; remux it to mp4")
+
+    def _describe_picture(self, frame: VideoFrame) -> None:
+        # FFmpeg counts counter-clockwise.
+        self.rotation = (-round(frame.rotation / 90) * 90) % 360
+        upright = self.rotation % 180 == 0
+        self._stored_size = (frame.height, frame.width)
+        self.height, self.width = self._stored_size if upright else self._stored_size[::-1]
+
+    def __getattr__(self, name: str) -> Any:
+        # Size and rotation are those of the first picture decoded; of a predictable stream, that need not be
+        # the first in the file.
+        if name not in ("height", "width", "rotation", "_stored_size"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if self._closed:
+            raise VideoError(self.path, f"is closed; ask for its {name} before that")
+        with _quiet_ffmpeg():
+            self._describe_picture(self._find_frame(0))
+        return self.__dict__[name]
 
     def _duration_from_stamps(self) -> float | None:
         """Seconds from the first frame to the end of the last; None when stamps are not usable."""
@@ -263,9 +288,9 @@ class VideoFileReader(VideoReader):
     def _read_ascending(self, indices: Sequence[int]) -> Iterator[tuple[int, Frames]]:
         if self._damage is not None:
             raise self._damage
-        if self._may_pass_over and self._pts is not None and indices:
-            self._wanted = frozenset(self._pts[index] for index in indices)
-            self._last_wanted = self._pts[indices[-1]]
+        if self._emptied:
+            self._frames = None
+        self._want(indices)
         with _quiet_ffmpeg():
             for index in indices:
                 try:
@@ -274,6 +299,13 @@ class VideoFileReader(VideoReader):
                     self._damage = damage
                     raise
                 yield index, self._to_rgb(frame, index)
+
+    def _want(self, indices: Sequence[int]) -> None:
+        """Note what the read that begins wants, where the rest can be left out."""
+        pts = self._pts if self._source.table.predictable else None
+        self._wanted = frozenset() if pts is None else frozenset(pts[index] for index in indices)
+        self._not_fed = set(self._wanted)
+        self._last_wanted = max(self._wanted, default=_NEVER)
 
     def _find_frame(self, index: int) -> VideoFrame:
         """Decode the frame at `index`, without the table if that proves wrong."""
@@ -346,6 +378,7 @@ class VideoFileReader(VideoReader):
         self._last = None
         self._next_index = 0
         self._passed_over.clear()
+        self._emptied = False
         self._frames = self._decode(packet_number)
 
     def _decode(self, packet_number: int) -> Iterator[VideoFrame]:
@@ -357,6 +390,8 @@ class VideoFileReader(VideoReader):
                 if record.unneeded and self._is_passed_over(record.pts):
                     continue
                 yield from source.decode(packet)
+                if self._ends_read(record.pts):
+                    break
             yield from source.decode(None)
         except av.FFmpegError as error:
             if packet_number > 0:
@@ -369,13 +404,30 @@ class VideoFileReader(VideoReader):
 
     def _is_passed_over(self, pts: int | None) -> bool:
         """Whether a picture that no other needs is not wanted itself; if so, it is not expected any more."""
-        if self._wanted is None or pts is None or pts in self._wanted or pts > self._last_wanted:
+        if pts is None or pts in self._wanted or pts > self._last_wanted:
             return False
         self._passed_over.add(pts)
         return True
 
+    def _ends_read(self, pts: int | None) -> bool:
+        """Whether the read under way has everything it needs in the decoder, which may then empty itself.
+
+        Not after a read that passed nothing over: the next one will probably go on from there.
+        """
+        if pts not in self._not_fed:
+            return False
+        self._not_fed.discard(pts)
+        if self._not_fed or not self._passed_over or len(self._wanted) == 1:
+            return False
+        rest = (r.pts for r in self._source.table.records[self._source.position :])
+        self._passed_over.update(pts for pts in rest if pts is not None and pts < self._last_wanted)
+        self._emptied = True
+        return True
+
     def _to_rgb(self, frame: VideoFrame, index: int) -> Frames:
         """Convert to upright frame_HWC."""
+        if "_stored_size" not in self.__dict__:
+            self._describe_picture(frame)
         if (frame.height, frame.width) != self._stored_size:
             height, width = self._stored_size
             raise VideoError(

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 _SLICE, _IDR, _SEI, _PARAMETERS, _DELIMITER, _FILLER = 1, 5, 6, 7, 9, 12
 # Beside the slices, a picture that is left out may only take these with it.
 _EXPENDABLE = (_SEI, _DELIMITER, _FILLER)
-_SEI_RECOVERY_POINT = 6
+_RECOVERY_POINT, _DISPLAY_ORIENTATION = 6, 47  # kinds of messages
 _START_CODE = b"\x00\x00\x01"
 # Profiles whose parameter set carries a chroma format and scaling lists.
 _HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
 _EXPLICIT_ASPECT = 255
+_MOST_HELD_BACK = 16  # decoders ignore larger numbers
 
 
 class UnneededPictures:
@@ -54,6 +55,11 @@ class UnneededPictures:
                 elif kind == _PARAMETERS and bytes(data[at : at + length]) not in self._parameters:
                     self._depth = None
                     return False
+                elif kind == _SEI and any(
+                    k == _DISPLAY_ORIENTATION for k, _ in _messages(bytes(data[at : at + length]))
+                ):
+                    self._depth = None  # each picture may be turned in its own way
+                    return False
                 elif kind not in _EXPENDABLE:
                     others = True
             at += length
@@ -88,9 +94,10 @@ def reorder_depth(parameters: bytes) -> int | None:
     None where it does not say, where pictures may be fields, and where it cannot be read.
     """
     try:
-        return _read_reorder_depth(_Bits(_without_escapes(parameters[1:])))
+        depth = _read_reorder_depth(_Bits(_without_escapes(parameters[1:])))
     except IndexError:
         return None
+    return depth if depth is not None and depth <= _MOST_HELD_BACK else None
 
 
 def starts_here(unit: bytes) -> bool:
@@ -100,23 +107,25 @@ def starts_here(unit: bytes) -> bool:
         return True
     if kind != _SEI:
         return False
+    # recovery_frame_cnt is an Exp-Golomb number: a leading 1 bit means 0.
+    return any(kind == _RECOVERY_POINT and content[0] & 0x80 for kind, content in _messages(unit))
+
+
+def _messages(unit: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and content (never empty) of the messages in a unit of that sort."""
     data = _without_escapes(unit[1:])
     at = 0
     while at + 2 < len(data):
-        payload_kind = payload_size = 0
-        while at < len(data) and data[at] == 0xFF:
-            payload_kind, at = payload_kind + 255, at + 1
-        if at < len(data):
-            payload_kind, at = payload_kind + data[at], at + 1
-        while at < len(data) and data[at] == 0xFF:
-            payload_size, at = payload_size + 255, at + 1
-        if at < len(data):
-            payload_size, at = payload_size + data[at], at + 1
-        if payload_kind == _SEI_RECOVERY_POINT and at < len(data):
-            # recovery_frame_cnt is an Exp-Golomb number: a leading 1 bit means 0.
-            return bool(data[at] & 0x80)
-        at += payload_size
-    return False
+        numbers = [0, 0]  # kind, size
+        for place in range(2):
+            while at < len(data) and data[at] == 0xFF:
+                numbers[place], at = numbers[place] + 255, at + 1
+            if at < len(data):
+                numbers[place], at = numbers[place] + data[at], at + 1
+        kind, size = numbers
+        if at < len(data) and size:
+            yield kind, data[at : at + size]
+        at += size
 
 
 def nal_units(data: bytes, length_size: int) -> Iterator[bytes]:

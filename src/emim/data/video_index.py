@@ -53,7 +53,8 @@ class PacketTable:
         doubts: why the number of pictures cannot be read off the table; empty when it can.
         corrupt: whether the container flags a packet as incomplete.
         seekable: whether seeking in the file is worth trying.
-        skippable: whether packets that are `unneeded` can be left out without changing any other picture.
+        predictable: whether every packet surely decodes to one progressive picture, and the decoder's output follows
+            the time stamps, also when packets that are `unneeded` are left out.
     """
 
     records: list[PacketRecord] = field(default_factory=list)
@@ -61,7 +62,7 @@ class PacketTable:
     doubts: list[str] = field(default_factory=list)
     corrupt: bool = False
     seekable: bool = False
-    skippable: bool = False
+    predictable: bool = False
 
     def trusted_pts(self) -> list[int] | None:
         """Time stamps in presentation order, if decoded pictures must carry exactly these; else None."""
@@ -146,11 +147,8 @@ def read_packet_table(container: InputContainer, stream: VideoStream, memory_lim
     if pts_are_guesses:
         table.records = [PacketRecord(None, r.pos, r.size, r.duration, r.shown, False) for r in table.records]
     stamps = [r.pts for r in table.records if r.pts is not None]
-    table.skippable = (
-        not table.doubts
-        and len(stamps) == len(table.records)
-        and any(r.unneeded for r in table.records)
-        and pictures.can_be_left_out(stamps)
+    table.predictable = (
+        not table.doubts and 0 < len(set(stamps)) == len(table.records) and pictures.can_be_left_out(stamps)
     )
     return table
 
