@@ -35,6 +35,7 @@ class FullDecode:
         stamps: time stamps in presentation order, if every packet has one of its own, in units of `time_base`;
             known once the iteration has begun, like the next one.
         time_base: seconds.
+        declared_fps: frames per second that the container states; 0 for nothing.
         messages: (number of the frame about to be decoded, FFmpeg's complaint), without repetitions.
 
     Raises (while iterating):
@@ -47,6 +48,7 @@ class FullDecode:
         self.packets = 0
         self.stamps: list[int] | None = None
         self.time_base = Fraction(0)
+        self.declared_fps = 0.0
         self.messages: list[tuple[int, str]] = []
 
     def __iter__(self) -> Iterator[VideoFrame]:
@@ -70,6 +72,7 @@ class FullDecode:
             self.packets = len(source.table.records)
             self.stamps = source.table.trusted_pts()
             self.time_base = source.stream.time_base or Fraction(0)
+            self.declared_fps = float(source.stream.average_rate or source.stream.guessed_rate or 0)
             source.jump(0)
             for packet in video_packets(source.container, source.stream):
                 yield from source.stream.decode(packet)

@@ -37,7 +37,7 @@ def run_isolated(
     items: Sequence[Item],
     *,
     workers: int,
-    time_limit: float | None = None,
+    time_limit: Callable[[Item], float] | None = None,
 ) -> Iterator[tuple[int, Result | WorkerLoss]]:
     """Call `function` for every item, each process doing one item at a time.
 
@@ -50,7 +50,7 @@ def run_isolated(
             raises ends its process, so it should return its errors.
         items: what to work on.
         workers: processes, at least 1.
-        time_limit: seconds for one item; None for no limit.
+        time_limit: the seconds that an item may take; None for no limit.
 
     Yields:
         (position of the item, its result) in the order in which they are finished; `WorkerLoss` as the result
@@ -68,17 +68,18 @@ def run_isolated(
         left = len(items)
         while left:
             for place, worker in enumerate(pool):
-                outcome = worker.poll(time_limit)
+                outcome = worker.poll()
                 if outcome is not None:
                     left -= 1
                     yield outcome
                 if worker.lost:
                     pool[place] = worker = _Worker(function)
                 if worker.idle and (position := next(waiting, None)) is not None:
-                    worker.give(position, items[position])
+                    item = items[position]
+                    worker.give(position, item, None if time_limit is None else time_limit(item))
             busy = [worker for worker in pool if not worker.idle]
             if busy:
-                wait([worker.connection for worker in busy], timeout=_patience(busy, time_limit))
+                wait([worker.connection for worker in busy], timeout=_patience(busy))
     finally:
         for worker in pool:
             worker.stop()
@@ -98,18 +99,20 @@ class _Worker:
         theirs.close()
         self._position: int | None = None
         self._ready = self.lost = False
-        self.since: float | None = None
+        self._limit: float | None = None
+        self.deadline: float | None = None
 
     @property
     def idle(self) -> bool:
         return self._ready and self._position is None and not self.lost
 
-    def give(self, position: int, item: Any) -> None:
-        self._position, self.since = position, time.monotonic()
+    def give(self, position: int, item: Any, limit: float | None) -> None:
+        self._position, self._limit = position, limit
+        self.deadline = None if limit is None else time.monotonic() + limit
         with contextlib.suppress(BrokenPipeError):  # it died meanwhile: `poll` finds out
             self.connection.send(item)
 
-    def poll(self, time_limit: float | None) -> tuple[int, Any] | None:
+    def poll(self) -> tuple[int, Any] | None:
         """The item's outcome if there is one by now."""
         if self.connection.poll():
             try:
@@ -120,9 +123,9 @@ class _Worker:
                 self._ready = True
                 return None
             return self._outcome(result)
-        if time_limit is not None and self.since is not None and time.monotonic() - self.since > time_limit:
+        if self.deadline is not None and time.monotonic() > self.deadline:
             self._process.kill()
-            return self._lose(f"took longer than {time_limit:g} s")
+            return self._lose(f"took longer than {self._limit:.3g} s")
         return None
 
     def _lose(self, reason: str | None) -> tuple[int, WorkerLoss] | None:
@@ -141,7 +144,7 @@ class _Worker:
     def _outcome(self, result: Any) -> tuple[int, Any]:
         assert self._position is not None
         outcome = self._position, result
-        self._position = self.since = None
+        self._position = self.deadline = None
         return outcome
 
     def stop(self) -> None:
@@ -156,12 +159,10 @@ class _Worker:
             self._process.join()
 
 
-def _patience(busy: list[_Worker], time_limit: float | None) -> float | None:
-    """Seconds until the first of these may exceed the limit."""
-    started = [worker.since for worker in busy if worker.since is not None]
-    if time_limit is None or not started:
-        return None
-    return max(0.0, min(started) + time_limit - time.monotonic()) + 0.01
+def _patience(busy: list[_Worker]) -> float | None:
+    """Seconds until the first of these exceeds its limit."""
+    deadlines = [worker.deadline for worker in busy if worker.deadline is not None]
+    return max(0.0, min(deadlines) - time.monotonic()) + 0.01 if deadlines else None
 
 
 def _exit_text(status: int | None) -> str:

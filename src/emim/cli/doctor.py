@@ -1,0 +1,195 @@
+"""`emim doctor`: decode every video of a data set and say what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emim.cli.console import SubParsers, positive, progress_bar, say, write_json
+from emim.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from emim.data.doctor import DoctorReport
+    from emim.data.manifest import ClipList
+
+_MAX_ROWS = 40
+_WIDTH = 110
+_SPLIT_NAMES = frozenset({"train", "val", "validation", "test"})
+
+
+def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
+    parser = subparsers.add_parser(
+        "doctor",
+        parents=[common],
+        help="examine every video of a data set",
+        description=(
+            "Decode every video completely and list what is unreadable, cut, damaged, too short, of a doubtful "
+            "frame rate, there twice, or labelled against its folder. The exit status is 1 when there are errors."
+        ),
+    )
+    parser.add_argument("data", type=Path, help="folder of classes, manifest CSV, or any folder of videos")
+    parser.add_argument("--split", choices=("train", "val", "test"), help="which part of a folder (default: all)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
+    parser.add_argument(
+        "--quarantine", type=Path, metavar="FILE.csv", help="write a manifest of the clips that can be used"
+    )
+    parser.add_argument("--workers", type=positive, help="processes (default: by cores)")
+    parser.add_argument("--min-frames", type=positive, default=2, help="fewest frames of a clip (default 2)")
+    parser.add_argument("--fps", type=float, help="frame rate that all videos should have")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from emim.data.doctor import examine
+
+    clip_list, is_labelled = _load(args)
+    if args.quarantine is not None:
+        _check_quarantine(args, clip_list, is_labelled)
+    say(clip_list.note or f"{len(clip_list)} clips from {args.data}")
+    with progress_bar("decoding", len({entry.path for entry in clip_list})) as progress:
+        report = examine(
+            clip_list,
+            workers=args.workers or _default_workers(),
+            min_frames=args.min_frames,
+            expected_fps=args.fps,
+            progress=progress,
+        )
+    print_report(report)
+    if args.json is not None:
+        write_json(args.json, report.to_dict())
+        say(f"written to {args.json}")
+    if args.quarantine is not None:
+        _write_clean(args, report)
+    return 1 if report.count("error") else 0
+
+
+def _default_workers() -> int:
+    from emim.data.loader import default_workers  # brings torch, which nothing else here needs
+
+    return default_workers()
+
+
+def _load(args: argparse.Namespace) -> tuple[ClipList, bool]:
+    """The clips, and whether their labels mean anything."""
+    from emim.data.doctor import list_videos
+    from emim.data.folder import load_clips
+    from emim.data.manifest import read_manifest
+
+    if args.data.suffix.lower() == ".csv" and not args.data.is_dir():
+        if args.split is not None:
+            raise ConfigError("--split is for folders; give the manifest of that split alone")
+        return read_manifest(args.data, check_files=False), True
+    try:
+        return load_clips(args.data, split=args.split), True
+    except DataError:
+        if args.split is not None or not args.data.is_dir():
+            raise
+        return list_videos(args.data), False
+
+
+def _check_quarantine(args: argparse.Namespace, clip_list: ClipList, is_labelled: bool) -> None:
+    """Refuse before hours of decoding what would be refused after them."""
+    from emim.data.class_list import CLASS_LIST_NAME
+    from emim.data.manifest import relative_path
+
+    if not is_labelled:
+        raise ConfigError("--quarantine needs labels: give a manifest or a folder of classes")
+    if args.quarantine.suffix.lower() != ".csv":
+        raise ConfigError(f"--quarantine {args.quarantine}: the name of a manifest ends in .csv")
+    if args.quarantine.absolute() == args.data.absolute():
+        raise ConfigError(f"--quarantine {args.quarantine}: would overwrite the manifest that is examined")
+    parts = [Path(relative_path(entry.path, clip_list.root)).parts for entry in clip_list]
+    if args.data.is_dir() and args.split is None and all(part[0] in _SPLIT_NAMES and len(part) > 2 for part in parts):
+        raise ConfigError("--quarantine would mix training and test clips in one manifest; give --split as well")
+    ours, theirs = (path.parent / CLASS_LIST_NAME for path in (args.quarantine, args.data))
+    if args.data.is_file() and theirs.is_file() and ours.is_file() and ours.read_bytes() != theirs.read_bytes():
+        raise ConfigError(f"{ours}: is another class list than {theirs}; choose another folder for --quarantine")
+
+
+def print_report(report: DoctorReport) -> None:
+    """The table of problems, what to do about each kind, and the totals."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from emim.data.doctor import ADVICE
+    from emim.data.manifest import relative_path
+
+    console = Console(width=_WIDTH, highlight=False, markup=False, emoji=False)
+    if report.problems:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("severity")
+        table.add_column("kind")
+        table.add_column("video", overflow="fold", max_width=40)
+        table.add_column("what", overflow="fold")
+        for problem in report.problems[:_MAX_ROWS]:
+            rows = f" (row {', '.join(map(str, problem.rows))})" if problem.rows else ""
+            name = relative_path(problem.path, report.clip_list.root)
+            table.add_row(problem.severity, problem.kind, name + rows, problem.reason)
+        console.print(table)
+        if len(report.problems) > _MAX_ROWS:
+            print(f"and {len(report.problems) - _MAX_ROWS} more; --json FILE holds all\n")
+        print("What to do:")
+        for kind in report.counts():
+            print(f"  {kind}: {ADVICE[kind]}")
+        print()
+    print(summary_line(report))
+    print(lengths_line(report))
+
+
+def summary_line(report: DoctorReport) -> str:
+    """Videos, errors and warnings, with the number of each kind."""
+    videos = len({entry.path for entry in report.clip_list})
+    found = ", ".join(
+        f"{report.count(severity)} {severity}{'' if report.count(severity) == 1 else 's'}"
+        for severity in ("error", "warning", "note")
+        if report.count(severity)
+    )
+    kinds = ", ".join(f"{count} {kind}" for kind, count in report.counts().items())
+    line = f"{videos} videos: {found or 'nothing wrong'}"
+    return textwrap.fill(f"{line} ({kinds})", _WIDTH, subsequent_indent="  ") if kinds else line
+
+
+def lengths_line(report: DoctorReport) -> str:
+    """How much was decoded, and how the videos spread."""
+    from emim.data.doctor import summary_statistics
+
+    speed = report.decoded_frames / report.wall_seconds if report.wall_seconds else 0.0
+    line = f"{report.hours:.2f} h of video; {report.decoded_frames} frames decoded at {speed:.0f} frames/s"
+    spread = summary_statistics(report.facts.values())
+    for name, title in (("fps", "frames per second"), ("frames", "frames"), ("seconds", "seconds")):
+        if name in spread:
+            low, middle, high = (f"{spread[name][key]:.4g}" for key in ("min", "median", "max"))
+            line += f"\n{title}: {low} to {high}, median {middle}"
+    if spread["sizes"]:
+        listed = [f"{size} ({count})" for size, count in list(spread["sizes"].items())[:4]]
+        more = len(spread["sizes"]) - len(listed)
+        line += f"\nsizes: {', '.join(listed)}{f' and {more} more' if more else ''}"
+    return line
+
+
+def _write_clean(args: argparse.Namespace, report: DoctorReport) -> None:
+    import shutil
+
+    from emim.data.class_list import CLASS_LIST_NAME
+    from emim.data.manifest import write_manifest
+    from emim.files import whole_file
+
+    if not len(report.clean):
+        raise DataError(f"{args.quarantine}: not written, because no clip can be used")
+    ours, theirs = (path.parent / CLASS_LIST_NAME for path in (args.quarantine, args.data))
+    try:
+        if args.data.is_file() and theirs.is_file() and not ours.exists():
+            with whole_file(ours) as temporary:
+                shutil.copyfile(theirs, temporary)
+        write_manifest(args.quarantine, report.clean)
+    except OSError as error:
+        raise ConfigError(f"{args.quarantine}: cannot be written ({error.strerror})") from error
+    left_out = len(report.clip_list) - len(report.clean)
+    say(f"{len(report.clean)} clips written to {args.quarantine}, {left_out} left out")
+    before = report.clip_list.counts()
+    lost = [name for name, count in report.clean.counts().items() if not count and before[name]]
+    if lost:
+        say(f"no clip is left of: {', '.join(lost)}")

@@ -1,0 +1,18 @@
+"""What the worker processes of tests do. A module of its own, so that they start without importing the tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+
+def work(item: str) -> str:
+    """Return the item in capitals; some names misbehave instead."""
+    if item == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if item == "leave":
+        os._exit(7)
+    if item == "hang":
+        time.sleep(600)
+    return item.upper()
