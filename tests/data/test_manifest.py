@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emim.data.manifest import ClipEntry, ClipList, read_manifest, write_manifest
+from emim.data.manifest import ClipEntry, ClipList, read_manifest, relative_path, write_manifest
 from emim.errors import DataError, ManifestError
 
 
@@ -175,6 +175,21 @@ def test_what_is_written_reads_back(folder: Path, tmp_path_factory: pytest.TempP
     assert again.entries == entries
     assert again.classes == clips.classes
     assert (folder / "written.csv").read_text().splitlines()[1] == "a.mp4,wave,0.1,2.5"
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "expected"),
+    [
+        ("/a/b/c.mp4", "/a/b", "c.mp4"),
+        ("/a/b/../b/./c.mp4", "/a/b/", "c.mp4"),
+        ("/a/bc.mp4", "/a/b", "/a/bc.mp4"),
+        ("/a/b", "/a/b", "."),
+        ("/a/b", "/", "a/b"),
+        ("/a", "/a/b", "/a"),
+    ],
+)
+def test_relative_paths(path: str, root: str, expected: str) -> None:
+    assert relative_path(Path(path), Path(root)) == expected
 
 
 def test_a_failed_write_leaves_the_old_file(folder: Path) -> None:
