@@ -55,7 +55,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> DoctorReport:
     (clap / "empty.mp4").write_bytes(b"")
     (clap / "text.mp4").write_text("no video\n" * 50)
     (clap / "copy.mp4").write_bytes(good)
-    hole(clap / "good1.mp4", clap / "hole.mp4", 0.3, 800)
+    hole(clap / "good1.mp4", clap / "hole.mp4", 0.55, 500)
     hole(video(clap / "whole.avi", 20, codec="mpeg4"), clap / "hole.avi", 0.8, 600)
     (wave / "conflict.mp4").write_bytes((clap / "good2.mp4").read_bytes())
     (clap / "shots").mkdir()

@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from emim.cli import demo, generate, models, predict, prepare, test, train
+from emim.cli import demo, doctor, generate, models, predict, prepare, test, train
 from emim.errors import EmimError
 
-_COMMANDS = (demo, train, test, predict, models, generate, prepare)
+_COMMANDS = (demo, train, test, predict, models, generate, prepare, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
