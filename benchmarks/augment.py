@@ -23,7 +23,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from emim.data.preprocessing import Preprocessing, normalise
 from emim.data.randaugment import OPERATIONS, RandAugment
-from emim.data.transforms import AugmentOptions, TrainTransform
+from emim.data.transforms import AugmentOptions, TrainTransform, in_clip_order
 from emim.data.video import open_video
 
 Frames = npt.NDArray[np.uint8]
@@ -67,7 +67,7 @@ def time_stages(frames_THWC: Frames, size: int, clips: int) -> dict[str, list[fl
         placed = transform.crop(augmented_THWC, rng)
         timed("crop and resize", start)
         start = time.thread_time()
-        clip_TCHW = normalise(placed.frames, pre)
+        clip_TCHW = normalise(in_clip_order(placed.frames), pre)
         timed("normalise", start)
         start = time.thread_time()
         clip_TCHW, _ = transform.flip(clip_TCHW, 0, rng)
@@ -77,7 +77,7 @@ def time_stages(frames_THWC: Frames, size: int, clips: int) -> dict[str, list[fl
         timed("erase", start)
         start = time.thread_time()
         transform(frames_THWC, 0, np.random.default_rng(seed))
-        timed("all, with the copy to [C, T, H, W]", start)
+        timed("all", start)
     return times
 
 
