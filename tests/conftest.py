@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+import miniature
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
@@ -18,6 +21,7 @@ QUICK = [
     "trainer.epochs=1",
     "trainer.batch_size=8",
     "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
     "data.workers=0",
 ]
 
@@ -78,3 +82,21 @@ def real_clips() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real clips are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The miniature of a known data set (see `miniature.build`), built once; not to be changed."""
+    folder = tmp_path_factory.mktemp("miniatures")
+
+    def original(name: str) -> Path:
+        root = folder / name
+        return root if root.exists() else miniature.build(name, root)
+
+    return original
+
+
+@pytest.fixture
+def copy_of(originals: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of the miniature of a known data set, for one test to change."""
+    return lambda name: Path(shutil.copytree(originals(name), tmp_path / name))
