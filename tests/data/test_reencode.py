@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -227,6 +228,22 @@ def test_folders_that_are_not_ours_are_refused(tmp_path: Path) -> None:
             reencode(clip_list, tmp_path / "out", side, workers=1)
     with pytest.raises(ConfigError, match="workers"):
         reencode(clip_list, tmp_path / "out", 48, workers=0)
+
+
+def test_a_process_that_dies_costs_one_video_and_leaves_nothing(tmp_path: Path) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    clip_list = as_list(root, *(make(root / f"{name}.mp4", count=4) for name in "abc"))
+
+    def kill_once(done: int, total: int) -> None:
+        if done == 1:
+            (out / ".b.mp4.x1.tmp").touch()  # as a process leaves it that is killed while it writes
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    made = reencode(clip_list, out, 48, workers=1, progress=kill_once)
+    assert [(path.name, "crashed" in reason) for path, reason in made.failed] == [("b.mp4", True)]
+    assert sorted(path.name for path in out.iterdir()) == ["a.mp4", "c.mp4", INDEX_NAME]
+    assert [entry.path.name for entry in made.clip_list] == ["a.mp4", "c.mp4"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")

@@ -276,7 +276,7 @@ class _Examination:
         if outcome.facts is not None:
             self.facts[path] = outcome.facts
             if outcome.facts.frames < self._min_frames:
-                reason = f"has {outcome.facts.frames} frame(s), fewer than {self._min_frames}"
+                reason = f"has {_frames(outcome.facts.frames)}, fewer than {self._min_frames}"
                 self._add(positions, Finding("too short", "error", reason))
         return outcome.decoded
 
@@ -294,7 +294,7 @@ class _Examination:
                 self._add([position], Finding("range", "error", f"{text} holds no frame; {length}"))
                 continue
             if stop - first < self._min_frames:
-                few = f"{text} holds {stop - first} frame(s), fewer than {self._min_frames}; {length}"
+                few = f"{text} holds {_frames(stop - first)}, fewer than {self._min_frames}; {length}"
                 self._add([position], Finding("too short", "error", few))
             beyond = 0.0 if entry.end is None else entry.end - facts.frames
             if entry.end is not None and entry.unit == "s":
@@ -345,6 +345,10 @@ class _Examination:
 def _moment(entry: ClipEntry, moment: float | None) -> str:
     seconds = " s" if moment is not None and entry.unit == "s" else ""
     return format_moment(moment, entry.unit) + seconds
+
+
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"
 
 
 def _rate_trouble(facts: VideoFacts, expected: float | None, usual: float) -> str | None:

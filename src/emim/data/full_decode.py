@@ -57,7 +57,7 @@ class FullDecode:
         av.logging.set_skip_repeated(False)
         try:
             with av.logging.Capture() as captured:
-                for frame in self._decode():
+                for frame in self._decode(captured):
                     self._note(captured)
                     yield frame
                     self.frames += 1
@@ -66,8 +66,9 @@ class FullDecode:
             av.logging.set_skip_repeated(skips)
             av.logging.set_level(level)
 
-    def _decode(self) -> Iterator[VideoFrame]:
+    def _decode(self, captured: list[tuple[int, str, str]]) -> Iterator[VideoFrame]:
         source = PacketSource(self.path, memory_limit=0)
+        captured.clear()  # reading the file again says the same, at the frame that it concerns
         try:
             self.packets = len(source.table.records)
             self.stamps = source.table.trusted_pts()
