@@ -189,6 +189,14 @@ def test_what_cannot_be_read_is_left_out_with_its_reason(tmp_path: Path) -> None
     assert sorted(path.name for path in out.iterdir()) == ["good.mp4", INDEX_NAME]
 
 
+def test_interlaced_frames_look_as_the_reader_gives_them(tmp_path: Path) -> None:
+    source = vf.AWKWARD_CLIPS["h264_interlaced.mp4"](tmp_path / "x.mp4")
+    made = reencode(as_list(tmp_path, source), tmp_path / "out", 32, workers=1)
+    assert made.failed == ()
+    with open_video(source) as old, open_video(made.clip_list.entries[0].path) as new:
+        assert difference(old, new, 20, 20) < difference(old, new, 20, 21)
+
+
 def test_names_that_would_meet_are_kept_apart(tmp_path: Path) -> None:
     root = tmp_path / "in"
     avi = make(root / "x.avi", count=4, codec="mpeg4")

@@ -362,8 +362,12 @@ def _scaled_frames(reader: VideoReader, height: int, width: int) -> Iterator[Vid
             start, is_even = frame.pts or 0, _are_even(decode, even)
         if (frame.height, frame.width) != stored_size:
             raise VideoError(reader.path, f"frame {number} has another size than frame 0; re-encode it by hand")
-        small = reformatter.reformat(frame, side_x, side_y, "rgb24", interpolation="BICUBIC", threads=1)
-        upright_HWC = np.rot90(_array(small), k=-reader.rotation // 90)
+        if frame.interlaced_frame:  # FFmpeg would scale its fields one by one; the reader knows whole frames only
+            small_HWC = _scaled(_array(reformatter.reformat(frame, format="rgb24", threads=1)), side_y, side_x)
+        else:
+            small = reformatter.reformat(frame, side_x, side_y, "rgb24", interpolation="BICUBIC", threads=1)
+            small_HWC = _array(small)
+        upright_HWC = np.rot90(small_HWC, k=-reader.rotation // 90)
         if is_even:
             yield _stamped(upright_HWC, number, 1, even)
             continue
