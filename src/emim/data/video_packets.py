@@ -70,9 +70,7 @@ class PacketSource:
         self.position = len(self.table.records)  # number of the packet that comes next
         self._packets: Iterator[Packet[VideoStream]] = iter(())
         self.packets_decoded = 0
-        signatures = [(r.pos, r.pts, r.size) for r in self.table.records]
-        self._number_of = {signature: number for number, signature in enumerate(signatures)}
-        self._seekable = self.table.seekable and len(self._number_of) == len(signatures)
+        self._number_of: dict[tuple[int | None, int | None, int], int] = {}
 
     def _open(self) -> None:
         self.container = _open_container(self._path)
@@ -113,7 +111,7 @@ class PacketSource:
 
     def _jump_in_file(self, number: int) -> None:
         ahead = number - self.position
-        if self._seekable and not 0 <= ahead < MIN_FILE_SEEK and number >= MIN_FILE_SEEK:
+        if self._is_seekable() and not 0 <= ahead < MIN_FILE_SEEK and number >= MIN_FILE_SEEK:
             landed = self._seek(number)
         elif ahead >= 0:
             self.stream.codec_context.flush_buffers()
@@ -125,6 +123,13 @@ class PacketSource:
             landed = 0
         for _ in range(number - landed):
             next(self._packets, None)
+
+    def _is_seekable(self) -> bool:
+        """Whether a packet reached by seeking can be found again in the table."""
+        records = self.table.records
+        if not self._number_of:
+            self._number_of = {(r.pos, r.pts, r.size): number for number, r in enumerate(records)}
+        return self.table.seekable and len(self._number_of) == len(records)
 
     def _seek(self, number: int) -> int | None:
         """Seek in the file; the number of the packet reached, or None when it is not in the table."""
