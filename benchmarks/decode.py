@@ -1,20 +1,27 @@
-"""How long 16 of 300 frames take: this package's reader, decoding everything, and seeking for every frame.
+"""How long reading frames takes: this package's reader, decoding in sequence, decord, and seeking for every frame.
 
-    python benchmarks/decode.py --frames 300 --wanted 16 --repeats 7
+    python benchmarks/decode.py
+    python benchmarks/decode.py --source real.mp4 --only 1080p --starts 8
 
-Encodes its clips into a temporary folder (h264 with one key frame and with a key frame every 30, mpeg4, vp9),
-runs the three methods in turn, on one thread each, and prints median milliseconds from opening the file to
-RGB frames. All three must give the same pixels. `spread` wants frames over the whole clip, `window` 16 frames
-at stride 2 from the middle.
+Encodes clips of 300 frames into a temporary folder (`--keep` keeps them for the next time), runs the methods in
+turn, from opening the file to RGB frames, and prints median milliseconds by the clock, in brackets those of
+processor time, and how many times as long as ours each other method takes (median over rounds).
+
+    spread  16 frames over the whole clip, as segment sampling takes them
+    dense   16 frames 4 apart from random places, as dense sampling takes them; every round takes all places
+
+`decode to last` decodes from the start and stops behind the last wanted frame; `decode all` goes on to the end, as
+a caller must who does not know the number of frames. decord is measured where it is installed; it converts colours
+in its own way, so its frames must only be near ours, while all others must be equal.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import itertools
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,32 +29,82 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from emim.bench.machine import describe_machine
+from emim.bench.timing import interleaved, times_faster
 from emim.data.video import open_video
+
+try:
+    import decord
+
+    NO_DECORD = ""
+except ImportError as error:
+    decord = None
+    NO_DECORD = f"decord is not measured: {error}"
 
 Frames = npt.NDArray[np.uint8]
 Method = Callable[[Path, Sequence[int]], Frames]
 
-CLIPS: dict[str, tuple[str, str, dict[str, str]]] = {
-    "h264, one key": ("libx264", "mp4", {"x264-params": "keyint=infinite:scenecut=0:log-level=none"}),
-    "h264, key per 30": ("libx264", "mp4", {"x264-params": "keyint=30:scenecut=0:log-level=none"}),
-    "mpeg4": ("mpeg4", "avi", {"b": "600k", "g": "12", "sc_threshold": "1000000000"}),
-    "vp9": ("libvpx-vp9", "webm", {"deadline": "realtime", "cpu-used": "8", "b": "400k", "g": "128"}),
-}
+FRAMES, WANTED, STRIDE = 300, 16, 4
+# Mean difference of pixel values at which decord's frames count as the same; neighbouring frames differ by more.
+NEAR = 3.0
 
 
-def make_clip(path: Path, codec: str, options: dict[str, str], count: int, height: int, width: int) -> None:
-    """Encode a textured, panning scene with some noise."""
+@dataclass(frozen=True)
+class Clip:
+    """A clip to encode, and the choices of frames to read from it."""
+
+    name: str
+    codec: str
+    suffix: str
+    height: int
+    width: int
+    options: dict[str, str]
+
+
+VP9 = {"deadline": "good", "cpu-used": "5", "b": "500k"}
+CLIPS = [
+    Clip("h264 340x256", "libx264", "mp4", 256, 340, {}),
+    Clip("vp9 340x256", "libvpx-vp9", "webm", 256, 340, VP9),
+    Clip("h264 1080p", "libx264", "mp4", 1080, 1920, {}),
+    Clip("h264 1080p, key per 30", "libx264", "mp4", 1080, 1920, {"x264-params": "keyint=30"}),
+]
+
+
+def generated_frames(height: int, width: int) -> Iterator[av.VideoFrame]:
+    """A soft texture, panning, with two moving squares and a little noise."""
     rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 255, (height // 8 + 1, (width + 4 * count) // 8 + 2, 3), dtype=np.uint8)
-    scene_HWC = coarse.repeat(8, axis=0).repeat(8, axis=1)
+    coarse = rng.integers(0, 255, (height // 32 + 2, (width + 3 * FRAMES) // 32 + 3, 3), dtype=np.uint8)
+    scene = av.VideoFrame.from_ndarray(coarse, format="rgb24")
+    scene = scene.reformat(width=32 * coarse.shape[1], height=32 * coarse.shape[0], interpolation="BICUBIC")
+    scene_HWC = scene.to_ndarray(format="rgb24")
+    noise_HWC = rng.integers(0, 12, (height + 8, width + 8, 3), dtype=np.uint8)
+    side = height // 6
+    for t in range(FRAMES):
+        view_HWC = scene_HWC[:height, 3 * t : 3 * t + width] // 2 + 30
+        for speed, value in ((5, 220), (-3, 20)):
+            left, top = (width // 2 + speed * t) % (width - side), (height // 2 + speed * t // 2) % (height - side)
+            view_HWC[top : top + side, left : left + side] = value
+        dy, dx = rng.integers(0, 8, 2)
+        yield av.VideoFrame.from_ndarray(view_HWC + noise_HWC[dy : dy + height, dx : dx + width], format="rgb24")
+
+
+def real_frames(source: Path, height: int, width: int) -> Iterator[av.VideoFrame]:
+    """Frames of a video, over and over, scaled."""
+    with av.open(str(source)) as container:
+        kept = list(itertools.islice(container.decode(video=0), FRAMES))
+    for frame in itertools.islice(itertools.cycle(kept), FRAMES):
+        yield frame.reformat(width=width, height=height, format="yuv420p", interpolation="BICUBIC")
+
+
+def make_clip(path: Path, clip: Clip, source: Path | None) -> None:
+    frames = generated_frames(clip.height, clip.width) if source is None else real_frames(
+        source, clip.height, clip.width
+    )  # fmt: skip
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=30, options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for t in range(count):
-            noise_HWC = rng.integers(0, 12, (height, width, 3), dtype=np.uint8)
-            view_HWC = scene_HWC[:height, 3 * t : 3 * t + width] // 2 + noise_HWC
-            frame = av.VideoFrame.from_ndarray(view_HWC, format="rgb24")
-            frame.pts, frame.time_base = t, Fraction(1, 30)
+        stream = container.add_stream(clip.codec, rate=30, options=clip.options)
+        stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
+        for t, frame in enumerate(frames):
+            frame.pts, frame.time_base, frame.pict_type = t, Fraction(1, 30), 0
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
@@ -57,14 +114,25 @@ def read_ours(path: Path, indices: Sequence[int]) -> Frames:
         return reader.read(indices)
 
 
-def read_decode_all(path: Path, indices: Sequence[int]) -> Frames:
-    """Decode to the end, as a caller must who does not know the number of frames; convert wanted ones."""
+def decode_in_sequence(path: Path, indices: Sequence[int], *, to_end: bool, own_threads: bool) -> Frames:
+    """Decode from the start; convert wanted frames."""
     wanted = set(indices)
+    found: dict[int, Frames] = {}
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        found = {t: frame.to_ndarray(format="rgb24") for t, frame in enumerate(container.decode(stream)) if t in wanted}
+        if not own_threads:
+            stream.thread_type, stream.thread_count = "NONE", 1
+        for t, frame in enumerate(container.decode(stream)):
+            if t in wanted:
+                found[t] = frame.to_ndarray(format="rgb24")
+                if not to_end and len(found) == len(wanted):
+                    break
     return np.stack([found[t] for t in indices])
+
+
+def read_decord(path: Path, indices: Sequence[int], *, own_threads: bool) -> Frames:
+    reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=0 if own_threads else 1)
+    return reader.get_batch(list(indices)).asnumpy()
 
 
 def read_seek_each(path: Path, indices: Sequence[int]) -> Frames:
@@ -72,7 +140,7 @@ def read_seek_each(path: Path, indices: Sequence[int]) -> Frames:
     frames: list[Frames] = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        stream.thread_type = "NONE"
+        stream.thread_type, stream.thread_count = "NONE", 1
         stamps = sorted(p.pts for p in container.demux(stream) if p.size and p.pts is not None)
         for index in indices:
             container.seek(stamps[index], stream=stream)
@@ -83,54 +151,89 @@ def read_seek_each(path: Path, indices: Sequence[int]) -> Frames:
     return np.stack(frames)
 
 
-METHODS: dict[str, Method] = {
-    "emim": read_ours,
-    "decode all": read_decode_all,
-    "seek for each": read_seek_each,
-}
+def methods(options: argparse.Namespace) -> dict[str, Method]:
+    own = options.own_threads
+    chosen: dict[str, Method] = {
+        "emim": read_ours,
+        "decode to last": lambda path, indices: decode_in_sequence(path, indices, to_end=False, own_threads=own),
+    }
+    if options.all:
+        chosen["decode all"] = lambda path, indices: decode_in_sequence(path, indices, to_end=True, own_threads=own)
+        chosen["seek for each"] = read_seek_each
+    if decord is not None:
+        chosen["decord"] = lambda path, indices: read_decord(path, indices, own_threads=own)
+    return chosen
 
 
-def measure(path: Path, indices: Sequence[int], repeats: int) -> dict[str, float]:
-    """Median milliseconds per method; the methods take turns so that other load meets all of them."""
-    truth_THWC = read_decode_all(path, indices)
-    times: dict[str, list[float]] = {name: [] for name in METHODS}
-    for _ in range(repeats):
-        for name, method in METHODS.items():
-            start = time.perf_counter()
+def usable(chosen: dict[str, Method], path: Path, indices: Sequence[int]) -> dict[str, Method]:
+    """Check every method's frames; leave out, with the reason, a decord that cannot read the file."""
+    truth_THWC = decode_in_sequence(path, indices, to_end=True, own_threads=False)
+    found = dict(chosen)
+    for name, method in chosen.items():
+        try:
             frames_THWC = method(path, indices)
-            times[name].append(1e3 * (time.perf_counter() - start))
-            if not np.array_equal(frames_THWC, truth_THWC):
-                raise SystemExit(f"{name} gives other pixels than a full decode on {path.name}")
-    return {name: statistics.median(values) for name, values in times.items()}
+        except RuntimeError as error:  # decord's error class is one
+            if name != "decord":
+                raise
+            print(f"{path.name}: decord fails: {str(error).splitlines()[0]}")
+            del found[name]
+            continue
+        away = float(np.abs(frames_THWC.astype(np.int16) - truth_THWC).mean())
+        if away > (NEAR if name == "decord" else 0):
+            raise SystemExit(f"{name} gives other pixels than a full decode on {path.name}: {away:.2f} away on average")
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--frames", type=int, default=300, help="frames per clip")
-    parser.add_argument("--wanted", type=int, default=16, help="frames read")
-    parser.add_argument("--repeats", type=int, default=7, help="timed runs per method")
-    parser.add_argument("--height", type=int, default=240, help="pixels")
-    parser.add_argument("--width", type=int, default=320, help="pixels")
+    parser.add_argument("--source", type=Path, help="video whose frames are encoded (default: a generated scene)")
+    parser.add_argument("--only", default="", help="clips whose name holds this")
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
+    parser.add_argument("--starts", type=int, default=5, help="random places of dense clips")
+    parser.add_argument("--all", action="store_true", help="also decode to the end, and seek for each frame")
+    parser.add_argument("--own-threads", action="store_true", help="let the others use threads as they like, not one")
+    parser.add_argument("--keep", type=Path, help="folder to keep the encoded clips in")
     options = parser.parse_args()
-    count, wanted = options.frames, options.wanted
-    if not 1 <= wanted <= count // 4:
-        parser.error(f"--wanted must lie in 1..{count // 4} (a quarter of --frames), got {wanted}")
-    choices = {
-        "spread": [int((i + 0.5) * count / wanted) for i in range(wanted)],
-        "window": [count // 2 + 2 * i for i in range(wanted)],
-    }
-    print(f"{wanted} of {count} frames, {options.width}x{options.height}, median ms of {options.repeats} runs")
-    print(f"{'clip':<18}{'frames':<8}" + "".join(f"{name:>15}" for name in METHODS))
-    with tempfile.TemporaryDirectory() as folder:
-        for label, (codec, suffix, codec_options) in CLIPS.items():
-            path = Path(folder) / f"{codec}_{len(label)}.{suffix}"
-            make_clip(path, codec, codec_options, count, options.height, options.width)
-            for choice, indices in choices.items():
-                medians = measure(path, indices, options.repeats)
-                print(f"{label:<18}{choice:<8}" + "".join(f"{medians[name]:>15.1f}" for name in METHODS))
-    print("all methods gave identical pixels")
+
+    print(describe_machine().line())
+    print("threads: one for emim, " + ("the others as they like" if options.own_threads else "one for the others"))
+    if NO_DECORD:
+        print(NO_DECORD)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for clip in CLIPS:
+            if options.only in clip.name:
+                path = folder / f"{clip.name.replace(' ', '_').replace(',', '')}.{clip.suffix}"
+                if not path.exists():
+                    make_clip(path, clip, options.source)
+                compare(clip, path, options)
+
+
+def compare(clip: Clip, path: Path, options: argparse.Namespace) -> None:
+    starts = np.random.default_rng(0).integers(0, FRAMES - STRIDE * (WANTED - 1), options.starts)
+    spread = [int((i + 0.5) * FRAMES / WANTED) for i in range(WANTED)]
+    dense = [[int(start) + STRIDE * i for i in range(WANTED)] for start in starts]
+    for label, choices in (("spread", [spread]), ("dense", dense)):
+        chosen = methods(options)
+        for indices in choices:
+            chosen = usable(chosen, path, indices)
+        jobs = {name: _reads(method, path, choices) for name, method in chosen.items()}
+        timings = interleaved(jobs, options.repeats, warmup=0)
+        parts = []
+        for name, timing in timings.items():
+            clock, processor = timing.median_ms / len(choices), timing.cpu_median_ms / len(choices)
+            parts.append(f"{name} {clock:.1f} ({processor:.1f})")
+            if name != "emim":
+                parts[-1] += f" {times_faster(timings['emim'], timing):.2f}x"
+                parts[-1] += f" ({timing.cpu_median_ms / timings['emim'].cpu_median_ms:.2f}x)"
+        print(f"{clip.name:<24}{label:<8}" + "   ".join(parts), flush=True)
+
+
+def _reads(method: Method, path: Path, choices: list[list[int]]) -> Callable[[], object]:
+    return lambda: [method(path, indices) for indices in choices]
 
 
 if __name__ == "__main__":

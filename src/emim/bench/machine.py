@@ -1,0 +1,71 @@
+"""What the machine and the installed packages are, for the record beside a measurement."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("emim", "torch", "numpy", "av")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where figures were measured.
+
+    Attributes:
+        processor: name of the CPU.
+        cores: cores that this process may use.
+        gpu: name of the CUDA device, or None.
+        system: operating system.
+        python: version.
+        versions: installed packages by name.
+    """
+
+    processor: str
+    cores: int
+    gpu: str | None
+    system: str
+    python: str
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """One line for the top of a table."""
+        packages = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        cores = f"{self.cores} core{'s' * (self.cores != 1)}"
+        return f"{self.gpu + ', ' if self.gpu else ''}{cores} of {self.processor}; Python {self.python}, {packages}"
+
+
+def describe_machine() -> Machine:
+    """The machine that this runs on."""
+    import torch
+
+    return Machine(
+        processor=_processor_name(),
+        cores=usable_cores(),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        system=platform.platform(),
+        python=platform.python_version(),
+        versions={name: metadata.version(name) for name in _PACKAGES},
+    )
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
