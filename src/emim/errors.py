@@ -13,6 +13,10 @@ class EmimError(Exception):
     """Base of all errors raised on purpose by this package."""
 
 
+class PreemptedError(EmimError):
+    """The process was asked to end (SIGTERM); the state of the run is saved."""
+
+
 class ClipSizeError(EmimError, ValueError):
     """A clip or token grid has a size that the module or network cannot take."""
 
@@ -50,6 +54,24 @@ class ManifestError(DataError):
         self.row = row
         where = f"{path}" if row is None else f"{path}, row {row}"
         super().__init__(f"{where}: {reason}")
+
+
+class BrokenClipsError(DataError):
+    """More training clips cannot be read than the run allows; lists them.
+
+    Attributes:
+        errors: one for each broken clip found.
+        allowed: how many were allowed.
+    """
+
+    def __init__(self, errors: tuple[EmimError, ...], allowed: int) -> None:
+        self.errors = errors
+        self.allowed = allowed
+        listed = "; ".join(str(error) for error in errors)
+        super().__init__(
+            f"{len(errors)} training clips cannot be read, {allowed} are allowed (data.max_skip_share): {listed}. "
+            "`emim doctor` finds all of them and writes a manifest without them"
+        )
 
 
 class VideoError(EmimError):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from emim import files
 from emim.errors import ConfigError
-from emim.files import whole_file
 
 
 class SubParsers(Protocol):
@@ -23,6 +23,22 @@ class SubParsers(Protocol):
 def say(line: str) -> None:
     """A line of progress. It goes to standard error: standard output is for results."""
     print(line, file=sys.stderr, flush=True)
+
+
+def process_rank() -> int:
+    """Which of the processes of a run this is, as torchrun, Slurm or the trainer has numbered it; 0 is the first."""
+    return int(next((os.environ[key] for key in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if os.environ.get(key)), "0"))
+
+
+def report(message: str) -> None:
+    """An error on standard error: once, where all processes of a run have come to the same one."""
+    rank = process_rank()
+    if rank == 0:
+        say(message)
+        return
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():  # before that all of them do the same
+        say(f"[process {rank}] {message}")
 
 
 @contextmanager
@@ -58,8 +74,7 @@ def write_json(path: Path, content: Any) -> None:
         ConfigError: the file cannot be written.
     """
     try:
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        files.write_json(path, content)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 

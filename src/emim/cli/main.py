@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
-from emim.cli import demo, doctor, generate, models, predict, prepare, test, train
-from emim.errors import EmimError
+from emim.cli import bench, demo, doctor, generate, models, predict, prepare, test, train
+from emim.cli.console import process_rank, report
+from emim.errors import EmimError, PreemptedError
 
-_COMMANDS = (demo, train, test, predict, models, generate, prepare, doctor)
+_COMMANDS = (demo, train, test, predict, models, generate, prepare, doctor, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0: done. 1: an error, said in one line on standard error. 2: wrong usage. 130: interrupted.
+    0: done. 1: an error, said in one line on standard error. 2: wrong usage. 130: interrupted. 143: asked to end
+    (SIGTERM), with the state saved.
     """
     parser = build_parser()
     args, extra = parser.parse_known_args(argv)
@@ -27,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = args.run(args)
         sys.stdout.flush()
+    except PreemptedError as error:
+        # Only the first process says that the run is unfinished: trainers kill the others' parent otherwise.
+        report(f"emim {args.command}: {error}")
+        return 128 + signal.SIGTERM if process_rank() == 0 else 0
     except EmimError as error:
         return _fail(args, f"emim {args.command}: {error}")
     except KeyboardInterrupt:
@@ -63,5 +70,5 @@ def build_parser() -> argparse.ArgumentParser:
 def _fail(args: argparse.Namespace, message: str) -> int:
     if args.debug:
         raise
-    print(message, file=sys.stderr)
+    report(message)
     return 1

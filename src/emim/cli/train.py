@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from emim.cli.console import SubParsers, percent, print_table, say
+from emim.cli.console import SubParsers, percent, print_table, process_rank, say
 from emim.errors import ConfigError
 
 _DEFAULT_RECIPE = "finetune"
@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
             recipe = find_recipe(what)
         result = train(load_recipe(recipe, overrides), say=say)
 
+    if process_rank() != 0:
+        return 0
     rows = [
         ("run", str(result.folder)),
         ("model", str(result.model)),

@@ -1,14 +1,8 @@
-"""Data sets of training clips and test views, and the sampler that orders them.
+"""Data sets of training clips and test views.
 
-What an item holds depends on (seed, epoch, index) alone, so the number of loader workers does not matter.
-With persistent workers the copies of a data set in the workers never see `set_epoch`; `EpochSampler`
-therefore sends the epoch along with every index.
-
-    sampler = EpochSampler(len(clip_list), seed)
-    loader = ClipLoader(TrainClips(...), sampler=sampler, num_workers=4, persistent_workers=True)
-    for epoch in range(epochs):
-        sampler.set_epoch(epoch)
-        for batch in loader: ...  # batch["clip"], batch["label"], batch["index"]
+What an item holds depends on (seed, draw, index) alone, so the number of loader workers does not matter. The
+number of the draw comes with every index (`emim.data.batches` sends it), because the copies of a data set in
+persistent workers would never see it otherwise.
 
 Shape legend: V views (clips x crops), C channels, T frames, H height, W width.
 """
@@ -16,14 +10,13 @@ Shape legend: V views (clips x crops), C channels, T frames, H height, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from emim.data.manifest import ClipEntry, ClipList
 from emim.data.preprocessing import Preprocessing, resize, test_views, to_tensor, train_indices
@@ -31,15 +24,14 @@ from emim.data.transforms import AugmentOptions, TrainTransform
 from emim.data.video import VideoReader, open_video
 from emim.errors import ConfigError
 
-EpochIndex = tuple[int, int]
+DrawIndex = tuple[int, int]
+"""(draw, index): a clip and which of its random draws is meant."""
 
 # Cached frames keep this much more than the crop's size, so that crops still have detail to scale down.
 _CACHE_MARGIN = 1.3
 # Frames decoded at once while filling the cache: bounds the memory that full-size frames take.
 _CACHE_CHUNK = 64
 _MIB = 2**20
-# Keeps the draws of the order apart from those of the items, whose seed is (seed, epoch, index).
-_ORDER_STREAM = 1
 
 
 class TrainItem(TypedDict):
@@ -61,14 +53,13 @@ class ViewsItem(TypedDict):
 class TrainClips(Dataset[TrainItem]):
     """Random training clips of labelled videos.
 
-    Indexed by (epoch, index), as `EpochSampler` gives it, or by index alone for the epoch of `set_epoch`.
+    Indexed by (draw, index), as `emim.data.batches.EpochBatches` gives it, or by index alone for draw 0.
 
     Args:
         clip_list: the clips.
         preprocessing: frame count, sampling, size and normalisation.
         augment: training transforms; label maps name classes of `clip_list`.
         seed: seed of every draw.
-        on_error: "raise" passes a decoding error (VideoError, which names the file) on.
         cache: keep the decoded frames of videos in memory, with the short side reduced to 1.3 times the
             size. The same frames are sampled as without; crops of a small part of the frame are coarser.
             For small data sets. Every loader worker has a cache of its own.
@@ -85,37 +76,29 @@ class TrainClips(Dataset[TrainItem]):
         augment: AugmentOptions | None = None,
         seed: int = 0,
         *,
-        on_error: Literal["raise"] = "raise",
         cache: bool = False,
         cache_mb: float = 1024,
     ) -> None:
-        if on_error != "raise":
-            raise ConfigError(f"on_error must be 'raise', got {on_error!r}")
         _check_seed(seed)
         self.clip_list = clip_list
         self.preprocessing = preprocessing
         self.transform = TrainTransform(augment or AugmentOptions(), preprocessing, clip_list.classes)
         self.seed = seed
-        self.epoch = 0
         self._cache = _FrameCache(math.ceil(preprocessing.training_size * _CACHE_MARGIN), cache_mb) if cache else None
 
     def __len__(self) -> int:
         return len(self.clip_list)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Epoch of items asked for by index alone; reaches this copy of the data set only."""
-        self.epoch = epoch
-
-    def __getitem__(self, item: int | EpochIndex) -> TrainItem:
+    def __getitem__(self, item: int | DrawIndex) -> TrainItem:
         """One training clip.
 
         Raises:
             VideoError: the video cannot be read.
             DataError: the entry's start and end hold no frame of the video.
         """
-        epoch, index = item if isinstance(item, tuple) else (self.epoch, item)
+        draw, index = item if isinstance(item, tuple) else (0, item)
         entry = self.clip_list.entries[index]
-        rng = np.random.default_rng((self.seed, epoch, index))
+        rng = np.random.default_rng((self.seed, draw, index))
         frames_THWC = self._sample(entry, index, rng)
         clip_CTHW, label = self.transform(frames_THWC, entry.label, rng)
         return {"clip": clip_CTHW, "label": label, "index": index}
@@ -162,69 +145,6 @@ class TestClips(Dataset[ViewsItem]):
             first, stop = entry.frame_range(reader.num_frames, reader.fps)
             views_VCTHW = test_views(reader, self.preprocessing, first, stop)
         return {"views": views_VCTHW, "label": entry.label, "index": index}
-
-
-class EpochSampler(Sampler[EpochIndex]):
-    """(epoch, index) pairs in an order that depends on (seed, epoch) alone.
-
-    Args:
-        num_items: size of the data set.
-        seed: seed of the order.
-        shuffle: False gives 0, 1, 2, ...
-        rank: which of `world` processes this is; process r takes items r, r + world, ... of the order.
-        world: number of processes.
-        repeats: give every item this many times in a row, each with draws of its own (the published recipes
-            augment every clip twice): copy r of epoch e is drawn as epoch e * repeats + r.
-        pad: give all processes the same number of items, by repeating items from the front of the order (what
-            synchronised training needs). False gives every item exactly once (what testing needs).
-    """
-
-    def __init__(
-        self,
-        num_items: int,
-        seed: int = 0,
-        shuffle: bool = True,
-        *,
-        rank: int = 0,
-        world: int = 1,
-        repeats: int = 1,
-        pad: bool = True,
-    ) -> None:
-        if not 0 <= rank < world:
-            raise ConfigError(f"rank {rank} is outside 0..{world - 1}")
-        if repeats < 1:
-            raise ConfigError(f"repeats must be at least 1, got {repeats}")
-        _check_seed(seed)
-        self.num_items = num_items
-        self.seed = seed
-        self.shuffle = shuffle
-        self.rank = rank
-        self.world = world
-        self.repeats = repeats
-        self.pad = pad
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Epoch of the next iteration."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self._items_of_rank() * self.repeats
-
-    def __iter__(self) -> Iterator[EpochIndex]:
-        order = np.arange(self.num_items)
-        if self.shuffle:
-            rng = np.random.default_rng((self.seed, self.epoch, 0, _ORDER_STREAM))
-            order = rng.permutation(self.num_items)
-        first = self.epoch * self.repeats
-        for position in range(self._items_of_rank()):
-            index = int(order[(self.rank + position * self.world) % self.num_items])
-            for copy in range(self.repeats):
-                yield first + copy, index
-
-    def _items_of_rank(self) -> int:
-        extra = self.world - 1 if self.pad else self.world - 1 - self.rank
-        return (self.num_items + extra) // self.world
 
 
 def init_worker(worker_id: int) -> None:

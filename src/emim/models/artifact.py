@@ -16,6 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from emim.errors import CheckpointError
 from emim.files import whole_file
@@ -51,10 +52,10 @@ class ModelCard:
     version: str = field(default_factory=lambda: metadata.version("emim"))
 
 
-def save_model(path: str | os.PathLike[str], model: UniFormer, card: ModelCard) -> None:
-    """Write weights and card; the file appears whole or not at all."""
+def save_model(path: str | os.PathLike[str], weights: Mapping[str, Tensor], card: ModelCard) -> None:
+    """Write weights (a network's `state_dict()`) and card; the file appears whole or not at all."""
     path = Path(path)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     with whole_file(path) as temporary:
         save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(asdict(card))})
 

@@ -25,10 +25,10 @@ class KeepBest(lightning.Callback):
         self.best_top1 = -1.0
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.sanity_checking:
             return
         assert isinstance(pl_module, ClassificationModule)
-        top1 = float(pl_module.val_top1.compute())
+        top1 = float(pl_module.val_top1.compute())  # over all processes, so all must ask
         if top1 >= self.best_top1:
             self.best_top1 = top1
             self.save(pl_module, {"val_top1": top1, "epoch": trainer.current_epoch})

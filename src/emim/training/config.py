@@ -46,6 +46,10 @@ class DataConfig:
         val: a manifest CSV or folder of validation clips; null takes the val split of `path`.
         val_share: share of the training clips held out for validation where `path` has no val split;
             0 trains on all of them and does not validate.
+        val_clips: validation clips per video; null is `preprocessing.clips`, as in testing.
+        val_crops: validation crops per clip; null is `preprocessing.crops`, as in testing.
+        max_skip_share: share of the training clips that may be unreadable; each is reported once and the next
+            readable clip takes its place. More stop the run with the list. Tests never replace a clip.
         workers: loader processes; null chooses by the number of cores.
         cache: keep decoded frames in memory, for small data sets.
         cache_mb: limit of the cache in MiB, shared out among the workers.
@@ -54,6 +58,9 @@ class DataConfig:
     path: str | None = None
     val: str | None = None
     val_share: float = 0.2
+    val_clips: int | None = None
+    val_crops: Literal[1, 3] | None = None
+    max_skip_share: float = 0.01
     workers: int | None = None
     cache: bool = False
     cache_mb: float = 2048.0
@@ -83,22 +90,28 @@ class OptimConfig:
     """AdamW with a cosine schedule after a linear warm-up, set per step.
 
     Attributes:
-        lr: peak learning rate, at the batch size given.
+        lr: peak learning rate, at `lr_batch` clips per optimiser step.
+        lr_batch: number of clips that `lr` is meant for; the rate in force is linear in the clips per step that the
+            run really has. Null takes `lr` as it is.
         min_lr: learning rate at the end, and at the start of the warm-up.
         warmup_epochs: length of the warm-up, may be a fraction.
         weight_decay: none on biases, 1-D parameters and norms.
         betas: AdamW's.
         eps: AdamW's.
         clip_grad: largest gradient norm; 0 is off.
+        layer_decay: factor of the learning rate from each block to the one before it (the head has the full rate);
+            1 is off.
     """
 
     lr: float = 1e-3
+    lr_batch: int | None = None
     min_lr: float = 1e-6
     warmup_epochs: float = 1.0
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     clip_grad: float = 20.0
+    layer_decay: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -108,27 +121,44 @@ class TrainerConfig:
     Attributes:
         epochs: passes over the training clips.
         max_minutes: also stop after this time; the schedule then ends with it. Null is no limit.
-        batch_size: clips per device and step.
-        accumulate: batches per optimiser step.
-        repeats: draws of each clip per epoch, side by side in a batch.
-        precision: Lightning's name, such as "32-true" or "bf16-mixed".
-        devices: number of devices, or "auto".
+        global_batch: clips per optimiser step over all devices, before `repeats`; the batches that one step
+            accumulates are worked out from it. Null: batch_size x devices x accumulate.
+        batch_size: clips per device and pass, before `repeats`. Null: as many as fit into memory (needs
+            `global_batch`).
+        accumulate: passes per optimiser step; null works it out from `global_batch`, or is 1 without one.
+        repeats: draws of each clip per epoch, side by side in a batch (repeated augmentation).
+        checkpoint_blocks: activation checkpointing: how many blocks of each of the four stages forget their inner
+            activations and compute them again in the backward pass.
+        precision: "32-true", "bf16-mixed", "16-mixed" or "64-true"; "auto" is bf16-mixed where the hardware
+            computes in it and 32-true elsewhere.
+        devices: number of devices per machine, or "auto".
+        nodes: number of machines.
         accelerator: "auto", "cpu" or "gpu".
+        strategy: how several processes share the work: "ddp" (each holds the network), "fsdp" (each holds a part
+            of every parameter), "auto" (ddp where there are several).
         ema: decay of the moving average of the weights; 0 is off.
         val_every: epochs between validations.
+        keep: weights that become the model: those of the "best" validation, or the "last".
+        save_minutes: how often the state of the run is saved within an epoch, besides at its end.
         seed: seed of the weights and of every draw.
     """
 
     epochs: int = 30
     max_minutes: float | None = None
-    batch_size: int = 16
-    accumulate: int = 1
+    global_batch: int | None = None
+    batch_size: int | None = 16
+    accumulate: int | None = None
     repeats: int = 1
-    precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
+    checkpoint_blocks: tuple[int, int, int, int] = (0, 0, 0, 0)
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true"] = "auto"
     devices: int | Literal["auto"] = "auto"
+    nodes: int = 1
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     ema: float = 0.0
     val_every: int = 1
+    keep: Literal["best", "last"] = "best"
+    save_minutes: float = 10.0
     seed: int = 0
 
 

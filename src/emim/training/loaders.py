@@ -2,58 +2,116 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import lightning
+from torch.utils.data import DataLoader, Subset
 
-from emim.data.dataset import EpochSampler, TestClips, TrainClips
-from emim.data.loader import ClipLoader, default_workers
+from emim.data.batches import EpochBatches
+from emim.data.dataset import TestClips, TrainClips, init_worker
+from emim.data.loader import ClipLoader, ErrorsAsItems, default_workers
 from emim.data.manifest import ClipList
+from emim.data.preprocessing import Preprocessing
+from emim.errors import EmimError
+from emim.training.batch_plan import BatchPlan
 from emim.training.config import RunConfig
 
 
 class ClipDataModule(lightning.LightningDataModule):
-    """Training and validation loaders of a run.
+    """Training and validation loaders of a run, for the process that asks.
 
     Args:
         config: the run's configuration.
         train: training clips.
-        val: validation clips; an empty list means no validation.
+        val: validation clips; None means no validation.
+        plan: the batch.
+        say: receives a line for every clip that is skipped.
+
+    Attributes:
+        position: epoch, and batches of it, that have been trained on; saved with the state of the run.
+        skipped: unreadable training clips found so far.
     """
 
-    def __init__(self, config: RunConfig, train: ClipList, val: ClipList | None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        train: ClipList,
+        val: ClipList | None,
+        plan: BatchPlan,
+        say: Callable[[str], None],
+    ) -> None:
         super().__init__()
         self.config = config
         self.train = train
         self.val = val
+        self.say = say
         self.workers = default_workers() if config.data.workers is None else config.data.workers
+        self.plan = plan
+        self.position = 0, 0
+        self.skipped: dict[int, EmimError] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.position = state_dict["position"]
 
     def train_dataloader(self) -> ClipLoader:
-        data, trainer = self.config.data, self.config.trainer
+        data, plan = self.config.data, self.plan
+        assert self.trainer is not None
         clips = TrainClips(
             self.train,
             self.config.preprocessing,
             self.config.augment,
-            trainer.seed,
+            self.config.trainer.seed,
             cache=data.cache,
             cache_mb=data.cache_mb / max(1, self.workers),
         )
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = EpochSampler(len(clips), trainer.seed, rank=rank, world=world, repeats=trainer.repeats)
-        return ClipLoader(
+        batches = EpochBatches(
+            len(clips),
+            plan.batch_size,
+            self.config.trainer.seed,
+            accumulate=plan.accumulate,
+            repeats=plan.repeats,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+        )
+        batches.start_at(*self.position)
+        loader = ClipLoader(
             clips,
-            batch_size=trainer.batch_size,
-            sampler=sampler,
-            drop_last=len(sampler) > trainer.batch_size,
+            max_skipped=int(data.max_skip_share * len(clips)),
+            on_skip=self._say_skipped,
+            batch_sampler=batches,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
+        self.skipped = loader.skipped
+        return loader
 
-    def val_dataloader(self) -> ClipLoader | list[Any]:
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         if not self.val:
             return []
-        return ClipLoader(
-            TestClips(self.val, self.config.preprocessing),
-            batch_size=self.config.trainer.batch_size,
+        assert self.trainer is not None
+        clips: Any = ErrorsAsItems(TestClips(self.val, val_preprocessing(self.config)))
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        if len(self.val) >= world:  # each clip in one process; else all clips in all, which gives the same shares
+            clips = Subset(clips, range(rank, len(self.val), world))
+        return DataLoader(
+            clips,
+            batch_size=self.plan.batch_size,
             num_workers=self.workers,
+            worker_init_fn=init_worker,
+            collate_fn=list,
         )
+
+    def _say_skipped(self, index: int, error: EmimError) -> None:
+        self.say(f"skipped in training: {error}")
+
+
+def val_preprocessing(config: RunConfig) -> Preprocessing:
+    """The views of validation clips."""
+    data, pre = config.data, config.preprocessing
+    return dataclasses.replace(pre, clips=data.val_clips or pre.clips, crops=data.val_crops or pre.crops)

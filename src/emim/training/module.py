@@ -6,58 +6,88 @@ Shape suffixes: B batch, C channels, T frames, H height, W width, V views of one
 from __future__ import annotations
 
 import time
-from typing import Any
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import lightning
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import fully_shard
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from emim.data.manifest import ClipList
 from emim.data.mix import Mixer
 from emim.errors import EmimError
 from emim.evaluation.views import score_views
 from emim.models import UniFormer
 from emim.training.config import OptimConfig
-from emim.training.schedule import learning_rate, parameter_groups
-
-
-class DivergedError(EmimError):
-    """The loss became NaN or infinite."""
+from emim.training.divergence import Divergence, diverged, dump, first_bad_layer
+from emim.training.parameter_groups import parameter_groups
+from emim.training.schedule import learning_rate
 
 
 class ClassificationModule(lightning.LightningModule):
     """Soft-target cross-entropy training of a clip classifier.
 
+    Every draw of a step is seeded by (seed, epoch, micro-batch), a micro-batch being one batch of one process
+    numbered over all of them. So a step does not depend on the number of processes that share it, nor on what
+    ran before it, and a resumed run goes on exactly.
+
     Args:
         model: the network.
-        optim: optimiser and schedule.
+        optim: optimiser and schedule; `lr` is the rate in force.
         mixer: mixing within a batch and label smoothing.
-        seed: seed of the mixing draws.
+        train_clips: the training clips, to name those of a bad batch.
+        folder: the run's folder, for dumps of a bad batch.
+        say: receives lines for the user.
+        seed: seed of the draws.
         max_seconds: time limit that the schedule ends with, if any.
     """
 
     def __init__(
-        self, model: UniFormer, optim: OptimConfig, mixer: Mixer, *, seed: int, max_seconds: float | None
+        self,
+        model: UniFormer,
+        optim: OptimConfig,
+        mixer: Mixer,
+        *,
+        train_clips: ClipList,
+        folder: Path,
+        say: Callable[[str], None],
+        seed: int,
+        max_seconds: float | None,
     ) -> None:
         super().__init__()
         self.model = model
         self.optim = optim
         self.mixer = mixer
+        self.train_clips = train_clips
+        self.folder = folder
+        self.say = say
         self.seed = seed
         self.max_seconds = max_seconds
         self.seconds_before = 0.0
+        self.missing: dict[str, EmimError] = {}
         self._started = time.monotonic()
         self.val_top1 = MulticlassAccuracy(model.num_classes, average="micro")
+        self.val_loss = MeanMetric()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
-            parameter_groups(self.model, self.optim.weight_decay),
+            parameter_groups(self.model, self.optim.weight_decay, self.optim.layer_decay),
             lr=self.optim.lr,
             betas=self.optim.betas,
             eps=self.optim.eps,
         )
+
+    def weights(self) -> dict[str, Tensor]:
+        """The network's weights; where processes share them, all must call this and the first one gets all."""
+        return dict(self.model.state_dict())
 
     def on_train_start(self) -> None:
         self._started = time.monotonic()
@@ -87,33 +117,84 @@ class ClassificationModule(lightning.LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, lightning.pytorch.core.optimizer.LightningOptimizer)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_scale"]
         self.log("lr", rate)
         return None
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        # Seeded by the step, so that a resumed run mixes as an uninterrupted one would.
-        rng = np.random.default_rng((self.seed, self.current_epoch, batch_idx, self.global_rank))
-        clip_BCTHW, target_BK = self.mixer(batch["clip"], batch["label"], rng)
+        micro_batch = batch_idx * self.trainer.world_size + self.global_rank
+        seed = np.random.SeedSequence((self.seed, self.current_epoch, micro_batch))
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
+        clip_BCTHW, target_BK = self.mixer(batch["clip"], batch["label"], np.random.default_rng(seed))
         loss = F.cross_entropy(self.model(clip_BCTHW).float(), target_BK)
         if not torch.isfinite(loss):
-            raise DivergedError(
-                f"the loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); "
-                "a lower optim.lr or a longer optim.warmup_epochs usually helps"
-            )
-        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(clip_BCTHW))
+            self._stop(loss, batch["index"], clip_BCTHW, target_BK)
+        self.log("train_loss_step", loss, prog_bar=True, on_step=True, batch_size=len(clip_BCTHW))
+        self.log("train_loss_epoch", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(clip_BCTHW))
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        label_B = batch["label"]
-        score_BK = score_views(self.model, list(batch["views"]), self.device)
-        self.val_top1(score_BK, label_B)
-        loss = F.nll_loss(score_BK.clamp_min(1e-12).log(), label_B)
-        self.log("val_loss", loss, batch_size=len(label_B), sync_dist=True)
-        self.log("val_top1", self.val_top1, prog_bar=True, batch_size=len(label_B))
+    def _stop(self, loss: Tensor, index_B: Tensor, clip_BCTHW: Tensor, target_BK: Tensor) -> None:
+        entries = self.train_clips.entries
+        divergence = Divergence(
+            loss=loss.item(),
+            step=self.global_step,
+            epoch=self.current_epoch,
+            layer=self.bad_layer(clip_BCTHW, target_BK),
+            clips=tuple(dict.fromkeys(entries[index].path for index in index_B.tolist())),
+        )
+        raise diverged(divergence, dump(self.folder, divergence, clip_BCTHW, target_BK, self.whole_model()))
+
+    def bad_layer(self, clip_BCTHW: Tensor, target_BK: Tensor) -> str:
+        """Where a batch with a bad loss went wrong, in words."""
+        return first_bad_layer(self.model, clip_BCTHW, target_BK)
+
+    def whole_model(self) -> UniFormer | None:
+        """The network, where this process holds all of it."""
+        return self.model
+
+    def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:
+        for item in batch:
+            if isinstance(item, EmimError):
+                self._note_missing(item)
+        readable = [item for item in batch if not isinstance(item, EmimError)]
+        if readable:
+            score_BK = score_views(self.model, [item["views"] for item in readable], self.device)
+            label_B = torch.tensor([item["label"] for item in readable], device=self.device)
+            self.val_top1.update(score_BK, label_B)
+            self.val_loss.update(F.nll_loss(score_BK.clamp_min(1e-12).log(), label_B), len(readable))
+        self.log("val_loss", self.val_loss, on_step=False, on_epoch=True, batch_size=len(batch))
+        self.log("val_top1", self.val_top1, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch))
+
+    def _note_missing(self, error: EmimError) -> None:
+        if str(error) not in self.missing:
+            self.missing[str(error)] = error
+            self.say(f"missing in validation, in no figure: {error}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["emim_seconds"] = self.seconds()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seconds_before = float(checkpoint.get("emim_seconds", 0.0))
+
+
+class ShardedModule(ClassificationModule):
+    """The same, with every parameter shared out among the processes (fully sharded data parallel)."""
+
+    def configure_model(self) -> None:
+        # Nothing here writes into a block's result, which is what the warning is about.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+        mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
+        for stage in (self.model.blocks1, self.model.blocks2, self.model.blocks3, self.model.blocks4):
+            for block in stage:
+                fully_shard(block, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+
+    def bad_layer(self, clip_BCTHW: Tensor, target_BK: Tensor) -> str:
+        return "not looked for, since no process holds the whole network (trainer.strategy=ddp finds it)"
+
+    def whole_model(self) -> None:
+        return None
+
+    def weights(self) -> dict[str, Tensor]:
+        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return cast(dict[str, Tensor], get_model_state_dict(self.model, options=whole))

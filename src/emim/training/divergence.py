@@ -1,0 +1,112 @@
+"""When the loss is no number any more: which layer, which clips, and a dump to look into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from emim.errors import EmimError
+from emim.files import whole_file, write_json
+
+
+class DivergedError(EmimError):
+    """The loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where a training step went wrong.
+
+    Attributes:
+        loss: NaN or an infinity.
+        step: optimiser steps done before.
+        epoch: from 0.
+        layer: the first part of the network with a result that is not finite, or what else is wrong.
+        clips: the clips of the batch.
+    """
+
+    loss: float
+    step: int
+    epoch: int
+    layer: str
+    clips: tuple[Path, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "loss": str(self.loss),
+            "step": self.step,
+            "epoch": self.epoch,
+            "layer": self.layer,
+            "clips": [str(path) for path in self.clips],
+        }
+
+
+def first_bad_layer(model: nn.Module, clip_BCTHW: Tensor, target_BK: Tensor) -> str:
+    """The first part of the network whose parameters, inputs or result are not finite, in words.
+
+    Runs the network once more on the same batch, in its present mode and precision.
+    """
+    if not torch.isfinite(clip_BCTHW).all():
+        return "the input clips"
+    if not torch.isfinite(target_BK).all():
+        return "the targets"
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            return f"{name} (a parameter, so an earlier step went wrong)"
+    found: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda _, __, out, name=name: _note(found, name, out))
+        for name, module in model.named_modules()
+    ]
+    try:
+        with torch.no_grad():
+            model(clip_BCTHW)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else "the loss alone: every layer's result is finite"
+
+
+def dump(folder: Path, divergence: Divergence, clip_BCTHW: Tensor, target_BK: Tensor, model: nn.Module | None) -> Path:
+    """Write the batch, the weights and a description into `folder`.
+
+    Returns:
+        The folder of this dump: `batch.safetensors` (clip, target), `weights.safetensors` (if there is a model),
+        `divergence.json`.
+    """
+    where = folder / f"diverged-step-{divergence.step}"
+    batch = {"clip": clip_BCTHW.detach().cpu().contiguous(), "target": target_BK.detach().cpu().contiguous()}
+    parts = {"batch": batch}
+    if model is not None:
+        parts["weights"] = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    for name, tensors in parts.items():
+        with whole_file(where / f"{name}.safetensors") as temporary:
+            save_file(tensors, temporary)
+    write_json(where / "divergence.json", divergence.to_dict())
+    return where
+
+
+def diverged(divergence: Divergence, where: Path) -> DivergedError:
+    """The error that stops the run."""
+    return DivergedError(
+        f"the loss is {divergence.loss} at step {divergence.step} (epoch {divergence.epoch}); first bad layer: "
+        f"{divergence.layer}; clips: {_listed(divergence.clips)}. Batch and weights are in {where}. "
+        "A lower optim.lr, a longer optim.warmup_epochs or trainer.precision=32-true usually helps"
+    )
+
+
+def _note(found: list[str], name: str, out: Any) -> None:
+    if not found and isinstance(out, Tensor) and not torch.isfinite(out).all():
+        found.append(name or "the network's result")
+
+
+def _listed(clips: Sequence[Path]) -> str:
+    shown = ", ".join(str(path) for path in clips[:4])
+    return shown if len(clips) <= 4 else f"{shown} and {len(clips) - 4} more"

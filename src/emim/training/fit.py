@@ -1,0 +1,245 @@
+"""One run in this process: the trainer, what it works on, and what it leaves in the run's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+
+from emim.data.folder import fingerprint
+from emim.data.manifest import ClipList
+from emim.data.mix import Mixer
+from emim.errors import ConfigError
+from emim.files import write_json
+from emim.models import UniFormer
+from emim.models.artifact import ModelCard, save_model
+from emim.processes import Layout, is_first
+from emim.training.activation_checkpointing import checkpoint_blocks
+from emim.training.batch_plan import BatchPlan, plan_batches
+from emim.training.callbacks import EpochLines, KeepBest
+from emim.training.config import ModelConfig, RunConfig
+from emim.training.loaders import ClipDataModule
+from emim.training.logs import csv_log
+from emim.training.memory import clips_that_fit
+from emim.training.module import ClassificationModule, ShardedModule
+from emim.training.precision import resolve_precision
+from emim.training.recipe import to_dict
+from emim.training.state import SaveState, saved_step
+
+MODEL_FILE = "model.safetensors"
+SUMMARY_FILE = "summary.json"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run lies and how it ended.
+
+    Attributes:
+        folder: the run's folder.
+        model: the trained network, with all that prediction needs.
+        metrics: validation top-1 and its epoch, if validated.
+        seconds: time spent training.
+    """
+
+    folder: Path
+    model: Path
+    metrics: dict[str, Any]
+    seconds: float
+
+
+def model_arguments(config: ModelConfig) -> dict[str, Any]:
+    """What `create_model` takes besides name and classes."""
+    return {key: getattr(config, key) for key in ("stem_stride", "window", "drop_path", "dropout")}
+
+
+class Fit:
+    """Train a network.
+
+    Args:
+        config: the run.
+        model: the network, with the weights to start from.
+        train_clips: training clips.
+        val_clips: validation clips, if any.
+        layout: the processes of the run.
+        say: receives lines of progress.
+        progress_bar: show one, if standard error is a terminal.
+
+    Raises:
+        ConfigError: the batch cannot be divided as the configuration says, or options exclude each other.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: UniFormer,
+        train_clips: ClipList,
+        val_clips: ClipList | None,
+        layout: Layout,
+        say: Callable[[str], None],
+        progress_bar: bool,
+    ) -> None:
+        if config.trainer.strategy == "fsdp" and config.trainer.ema > 0:
+            raise ConfigError(f"trainer.ema={config.trainer.ema} does not work with trainer.strategy=fsdp; set it to 0")
+        self.config = config
+        self.model = model
+        self.train_clips = train_clips
+        self.val_clips = val_clips
+        self.layout = layout
+        self.say = say
+        self.show_bar = progress_bar and sys.stderr.isatty() and is_first()
+        self.metrics: dict[str, Any] = {}
+        self.precision = resolve_precision(config.trainer.precision, layout.device.type)
+        checkpoint_blocks(model, config.trainer.checkpoint_blocks)
+        self.plan = self._plan()
+        say(f"{self.plan}; {self.precision} on {layout}")
+        self.loaders = ClipDataModule(config, train_clips, val_clips, self.plan, say)
+
+    def run(self, folder: Path, state: Path | None = None) -> RunResult:
+        """Train in `folder`, from the saved state of an earlier part of the run if there is one.
+
+        Raises: see `emim.training.run.train`.
+        """
+        trainer = self._trainer(folder, state)
+        module = self._module(folder)
+        # The state is a file of this run's own making, and holds more than tensors.
+        trainer.fit(module, datamodule=self.loaders, ckpt_path=state, weights_only=False)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        if not (folder / MODEL_FILE).is_file() or self.val_clips is None or self.config.trainer.keep == "last":
+            last = trainer.callback_metrics.get("val_top1")
+            self._save(folder, module, {} if last is None else {"val_top1": float(last)})
+        if is_first():
+            write_json(folder / SUMMARY_FILE, self._summary(trainer, module))
+        return RunResult(folder, folder / MODEL_FILE, self.metrics, module.seconds())
+
+    def _trainer(self, folder: Path, state: Path | None) -> lightning.Trainer:
+        options = self.config.trainer
+        _quieten_lightning()
+        loggers: list[Any] = []
+        if is_first():
+            first_step = 0 if state is None else saved_step(state)
+            loggers = [
+                csv_log(folder, first_step=first_step),
+                TensorBoardLogger(folder, name="", version="tensorboard"),
+            ]
+        return lightning.Trainer(
+            accelerator=options.accelerator,
+            devices=self.layout.devices,
+            num_nodes=self.layout.nodes,
+            strategy=self._strategy(),
+            precision=self.precision,
+            max_epochs=options.epochs,
+            accumulate_grad_batches=self.plan.accumulate,
+            gradient_clip_val=self.config.optim.clip_grad or None,
+            check_val_every_n_epoch=options.val_every,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            log_every_n_steps=max(1, min(10, len(self.train_clips) // self.plan.global_batch)),
+            callbacks=self._callbacks(folder),
+            logger=loggers,
+            enable_checkpointing=True,
+            enable_progress_bar=self.show_bar,
+            enable_model_summary=False,
+        )
+
+    def _callbacks(self, folder: Path) -> list[lightning.Callback]:
+        options = self.config.trainer
+        callbacks: list[lightning.Callback] = [EpochLines(self.say)]
+        if self.val_clips is not None and options.keep == "best":
+            callbacks.append(KeepBest(lambda trained, reached: self._save(folder, trained, reached)))
+        if options.ema > 0:
+            callbacks.append(EMAWeightAveraging(decay=options.ema))
+        if self.show_bar:
+            callbacks.append(RichProgressBar(leave=False))
+        return [*callbacks, SaveState(folder, self.loaders, options.save_minutes)]
+
+    def _strategy(self) -> Strategy | str:
+        if self.layout.world == 1:
+            return "auto"
+        if self.config.trainer.strategy == "fsdp":
+            return ModelParallelStrategy(
+                data_parallel_size=self.layout.world, tensor_parallel_size=1, save_distributed_checkpoint=False
+            )
+        return DDPStrategy(gradient_as_bucket_view=True)
+
+    def _plan(self) -> BatchPlan:
+        options, pre = self.config.trainer, self.config.preprocessing
+        fits = None
+        if options.batch_size is None and options.global_batch is not None:
+            fits = clips_that_fit(
+                self.model,
+                (3, pre.num_frames, pre.training_size, pre.training_size),
+                device=self.layout.device,
+                mixed=self.precision.endswith("mixed"),
+                repeats=options.repeats,
+            )
+        return plan_batches(options, self.config.optim, world=self.layout.world, fits=fits)
+
+    def _module(self, folder: Path) -> ClassificationModule:
+        mix, options = self.config.mix, self.config.trainer
+        mixer = Mixer(
+            mix.mixup, mix.cutmix, mix.switch_prob, mix.prob,
+            num_classes=len(self.train_clips.classes), label_smoothing=mix.label_smoothing,
+        )  # fmt: skip
+        sharded = self.layout.world > 1 and options.strategy == "fsdp"
+        return (ShardedModule if sharded else ClassificationModule)(
+            self.model,
+            dataclasses.replace(self.config.optim, lr=self.plan.lr),
+            mixer,
+            train_clips=self.train_clips,
+            folder=folder,
+            say=self.say,
+            seed=options.seed,
+            max_seconds=None if options.max_minutes is None else 60 * options.max_minutes,
+        )
+
+    def _save(self, folder: Path, trained: ClassificationModule, reached: dict[str, Any]) -> None:
+        self.metrics.update(reached)
+        card = ModelCard(
+            model=self.config.model.name,
+            arguments=model_arguments(self.config.model),
+            classes=self.train_clips.classes,
+            preprocessing=self.config.preprocessing.to_dict(),
+            config=to_dict(self.config),
+            data=fingerprint(self.train_clips),
+            metrics=reached,
+        )
+        weights = trained.weights()
+        if is_first():
+            save_model(folder / MODEL_FILE, weights, card)
+
+    def _summary(self, trainer: lightning.Trainer, module: ClassificationModule) -> dict[str, Any]:
+        return {
+            "name": self.config.name,
+            "seconds": round(module.seconds(), 1),
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "global_batch": self.plan.global_batch,
+            "processes": self.plan.world,
+            "lr": self.plan.lr,
+            "precision": self.precision,
+            "train_clips": len(self.train_clips),
+            "val_clips": 0 if self.val_clips is None else len(self.val_clips),
+            "classes": len(self.train_clips.classes),
+            "data": fingerprint(self.train_clips)["sha256"],
+            "skipped": [str(error) for error in self.loaders.skipped.values()],
+            "missing": list(module.missing),
+            **self.metrics,
+        }
+
+
+def _quieten_lightning() -> None:
+    """Leave out banners, tips and advice about loader workers; errors still come through."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
