@@ -1,0 +1,104 @@
+"""Does memory stay flat while clips are loaded? Loads many training clips and prints resident memory on the way.
+
+    python benchmarks/loader_memory.py <videos or folders> --clips 2000 --workers 2
+
+Goes round the videos found, through the same loader as training, and prints the memory of all its processes every
+`--every` clips: PSS, in which pages that processes share count once, and RSS. At the end stands the slope of a line
+through the PSS readings. The exit status is 1 where it is above `--allowed`: readings go up and down by some tens of
+MiB with the size of the videos under way, while one frame kept per clip would give thousands. Needs Linux (/proc).
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from emim.bench.machine import describe_machine
+from emim.data.batches import EpochBatches
+from emim.data.dataset import TrainClips
+from emim.data.loader import ClipLoader
+from emim.data.manifest import ClipEntry, ClipList
+from emim.data.preprocessing import Preprocessing
+from emim.data.transforms import AugmentOptions
+from emim.data.video import VIDEO_SUFFIXES
+
+MIB = 2**20
+
+
+def find_videos(places: list[Path]) -> list[Path]:
+    files = [file for place in places for file in (sorted(place.rglob("*")) if place.is_dir() else [place])]
+    return [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+
+
+def memory_mib(processes: list[int]) -> tuple[float, float]:
+    """PSS and RSS of these processes together."""
+    totals = {"Pss:": 0, "Rss:": 0}
+    for process in processes:
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+            name, *numbers = line.split()
+            if name in totals:
+                totals[name] += 1024 * int(numbers[0])
+    return totals["Pss:"] / MIB, totals["Rss:"] / MIB
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("videos", nargs="+", type=Path, help="video files, or folders of them")
+    parser.add_argument("--clips", type=int, default=2000, help="clips to load")
+    parser.add_argument("--workers", type=int, default=2, help="loader processes")
+    parser.add_argument("--batch-size", type=int, default=8, help="clips per batch")
+    parser.add_argument("--every", type=int, default=200, help="clips between readings")
+    parser.add_argument("--size", type=int, default=112, help="side of a training clip in pixels")
+    parser.add_argument("--frames", type=int, default=16, help="frames of a training clip")
+    parser.add_argument("--allowed", type=float, default=20.0, help="MiB of growth per 1000 clips that pass")
+    options = parser.parse_args()
+
+    videos = find_videos(options.videos)
+    if not videos:
+        parser.error("no video found")
+    entries = tuple(ClipEntry(video, index % 2) for index, video in enumerate(videos))
+    clip_list = ClipList(entries, ("even", "odd"), options.videos[0])
+    clips = TrainClips(clip_list, Preprocessing(num_frames=options.frames, size=options.size), AugmentOptions(flip=0.5))
+    batches = EpochBatches(len(clips), min(options.batch_size, len(clips)))
+    loader = ClipLoader(
+        clips, batch_sampler=batches, num_workers=options.workers, persistent_workers=options.workers > 0
+    )
+    print(describe_machine().line())
+    print(f"{options.clips} clips of {len(videos)} videos, {options.workers} workers, batches of {batches.batch_size}")
+    return watch(loader, batches, options)
+
+
+def watch(loader: ClipLoader, batches: EpochBatches, options: argparse.Namespace) -> int:
+    loaded = epoch = 0
+    readings: list[float] = []
+    started = time.perf_counter()
+    while loaded < options.clips:
+        batches.set_epoch(epoch)
+        for batch in loader:
+            before, loaded = loaded, loaded + len(batch["label"])
+            if loaded // options.every > before // options.every:
+                children = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
+                pss, rss = memory_mib([os.getpid(), *children])
+                readings.append(pss)
+                seconds = time.perf_counter() - started
+                print(f"{loaded:6d} clips   PSS {pss:7.1f} MiB   RSS {rss:7.1f} MiB   {seconds:5.0f} s", flush=True)
+            if loaded >= options.clips:
+                break
+        epoch += 1
+    if len(readings) < 3:
+        sys.exit("too few readings: raise --clips or lower --every")
+    places = [options.every * number / 1000 for number in range(len(readings))]
+    slope = statistics.linear_regression(places, readings).slope
+    print(f"growth: {slope:+.1f} MiB per 1000 clips (allowed: {options.allowed:g})")
+    return int(slope > options.allowed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
