@@ -51,8 +51,7 @@ def test_stages_add_up(report: LoaderReport) -> None:
 def test_rates_are_those_of_the_workers_asked_for(report: LoaderReport) -> None:
     assert [rate.workers for rate in report.rates] == [0, 1]
     assert all(low <= rate.clips_per_second <= high for rate in report.rates for low, high in [rate.quartiles])
-    assert report.best() in report.rates
-    assert report.best().clips_per_second >= 0.95 * max(rate.clips_per_second for rate in report.rates)
+    assert report.best_workers == 1  # with 0, training would wait for every clip
     assert report.keeps_up is True
     assert "keeps up" in report.verdict()[-1]
     assert report.to_dict()["verdict"] == report.verdict()
@@ -63,7 +62,7 @@ def test_stages_make_the_item_of_training(clip_list: ClipList) -> None:
     spent, item = _stages_of(data_set, 2)
     assert tuple(spent) == STAGES[:3]
     expected = data_set[2]
-    torch.testing.assert_close(item["clip"], expected["clip"], rtol=0, atol=0)
+    assert torch.equal(item["clip"], expected["clip"])
     assert (item["label"], item["index"]) == (expected["label"], expected["index"])
 
 
@@ -77,9 +76,9 @@ def test_verdict_in_each_case(report: LoaderReport) -> None:
 
     two = {0: 10.0, 1: 10.0, 2: 19.0}
     assert "try more, up to 4 cores" in verdict(two, best_workers=2, grows=True)
-    assert "brought nothing" in verdict({**two, 4: 19.1}, best_workers=2, grows=True)
+    assert "More bring little" in verdict({**two, 4: 19.1}, best_workers=2, grows=True)
     assert "All 4 cores are busy" in verdict({**two, 4: 38.0}, best_workers=4, grows=True)
-    assert "something other than the cores" in verdict({**two, 4: 21.0}, best_workers=4, grows=False)
+    assert "More bring little" in verdict({**two, 4: 21.0}, best_workers=4, grows=False)
 
 
 def test_small_data_sets_are_gone_round(clip_list: ClipList) -> None:

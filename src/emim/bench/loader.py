@@ -42,7 +42,7 @@ _STAGE_WORDS = {
     "collate": "stacking the batches",
 }
 _WARM_UP_CLIPS = 2
-# Fewer workers are named as enough when they reach this share of the best rate.
+# Fewer workers are enough where they reach this share of the best rate.
 _NEARLY_BEST = 0.95
 # Below this share of what its workers could do side by side, a loader does not grow with them.
 _GROWS = 0.7
@@ -88,7 +88,8 @@ class LoaderReport:
         stages: in the order of the work.
         clip_ms: mean milliseconds of all stages of one clip.
         rates: one per number of workers, ascending.
-        best_workers: the fewest workers that come near the best rate.
+        best_workers: the fewest workers that come near the best rate; 0, with which training waits for every clip,
+            only where nothing else was measured.
         bound: the stage that takes the largest share.
         grows: whether the best rate is near what its workers could do side by side.
         step_ms: time of a training step per clip that was asked about, or None.
@@ -121,18 +122,15 @@ class LoaderReport:
         largest = next(stage for stage in self.stages if stage.name == self.bound)
         lines = [f"A clip takes {self.clip_ms:.1f} ms on one core; {_STAGE_WORDS[self.bound]}: {largest.share:.0%}."]
         use = f"Use {_count(best.workers, 'worker')}: {best.clips_per_second:.1f} clips/s."
-        most = max(rate.workers for rate in self.rates)
-        if not self.grows:
-            lines.append(
-                f"{use} More do not help in proportion: something other than the cores is shared, or they are busy "
-                "with other work."
-            )
-        elif best.workers >= cores:
+        if self.grows and best.workers >= cores:
             lines.append(f"{use} All {_count(cores, 'core')} are busy: cores bound it, and of their work {self.bound}.")
-        elif best.workers == most:
+        elif self.grows and best.workers == max(rate.workers for rate in self.rates):
             lines.append(f"{use} It grows with the workers; try more, up to {_count(cores, 'core')}.")
         else:
-            lines.append(f"{use} More than that brought nothing.")
+            lines.append(
+                f"{use} More bring little: the cores are busy with other work, or the processes share something else, "
+                "such as memory or a disk."
+            )
         if self.step_ms is not None:
             needed = 1e3 / self.step_ms
             lines.append(
@@ -299,8 +297,9 @@ def _report(
     step_ms: float | None,
 ) -> LoaderReport:
     machine = describe_machine()
-    top = max(rate.clips_per_second for rate in rates)
-    best = next(rate for rate in rates if rate.clips_per_second >= _NEARLY_BEST * top)
+    in_background = [rate for rate in rates if rate.workers > 0] or list(rates)
+    top = max(rate.clips_per_second for rate in in_background)
+    best = next(rate for rate in in_background if rate.clips_per_second >= _NEARLY_BEST * top)
     side_by_side = min(max(best.workers, 1), machine.cores)
     one = next((rate.clips_per_second for rate in rates if rate.workers == 1), 1e3 / clip_ms)
     return LoaderReport(

@@ -90,16 +90,15 @@ def print_report(report: LoaderReport) -> None:
         for stage in report.stages
         for low, high in [stage.quartiles_ms]
     ]
-    title = f"One clip, stage by stage, on one core ({report.clips} clips)"
-    print_table(title, ("stage", "median ms", "quartiles", "share"), rows)
+    print_table("One clip on one core", ("stage", "median ms", "quartiles", "share"), rows)
     rates = [
         (str(rate.workers), f"{rate.clips_per_second:.1f}", f"{low:.1f} - {high:.1f}")
         for rate in report.rates
         for low, high in [rate.quartiles]
     ]
-    title = f"The whole loader, batches of {report.batch_size} ({report.repeats} passes each, after one to warm up)"
-    print_table(title, ("workers", "clips/s", "quartiles"), rates)
+    print_table("The whole loader", ("workers", "clips/s", "quartiles"), rates)
     print("\n".join(report.verdict()))
+    print(f"({report.clips} clips, batches of {report.batch_size}, {report.repeats} passes after one to warm up)")
     print(report.machine.line())
 
 
