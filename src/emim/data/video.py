@@ -9,9 +9,10 @@ What a decode of the whole file gives, in that order, defines the frames; a read
 2. The table is believed when it cannot mislead: the container stores pictures whole (mp4, mov, mkv, webm,
    avi), the codec gives one picture per packet, the first packet is a clean key frame, no packet is hidden
    by an edit list, flagged as corrupt or known to give no picture, and the first decoded picture is
-   progressive and carries the lowest pts. Then the number of packets is the number of frames. In doubt
-   (MPEG-TS, edit lists that cut, DivX dummies, other codecs ...) the file is decoded once in full and
-   counted; the decoded frames are kept if they are small enough, so that this costs no second decode.
+   progressive and carries the lowest pts (H.264 that promises as much is taken at its word, see 4). Then the
+   number of packets is the number of frames. In doubt (MPEG-TS, edit lists that cut, DivX dummies, other
+   codecs ...) the file is decoded once in full and counted; the decoded frames are kept if they are small
+   enough, so that this costs no second decode.
 3. Frame i is the one with the i-th lowest pts. Decoding goes on from where it stands, unless the last key
    frame at or before the wanted frame in presentation order has not been reached yet, or the wanted frame
    lies behind: then the packets up to that key frame are skipped. A frame that follows an open-GOP key frame
