@@ -17,6 +17,10 @@ class PreemptedError(EmimError):
     """The process was asked to end (SIGTERM); the state of the run is saved."""
 
 
+class ProcessError(EmimError):
+    """Another process of the same job has ended, or does not answer."""
+
+
 class ClipSizeError(EmimError, ValueError):
     """A clip or token grid has a size that the module or network cannot take."""
 

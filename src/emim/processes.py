@@ -6,21 +6,32 @@ as copies of this command.
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.strategies.ddp import DDPStrategy
 
-from emim.errors import ConfigError
+from emim.errors import ConfigError, ProcessError
 
 _FOLDER_VARIABLE = "EMIM_RUN_FOLDER"
+_TEAM_PATIENCE = timedelta(minutes=10)
+"""How long a team waits for one of its processes. One that has ended is noticed at once, through its connection; this
+is for a machine that has lost its network, and must be longer than any batch."""
+
+T = TypeVar("T")
 
 
 def environment() -> ClusterEnvironment:
@@ -77,13 +88,17 @@ def layout(
         accelerator: "auto" takes GPUs where there are any.
 
     Raises:
-        ConfigError: the launcher started another number than was asked for.
+        ConfigError: the launcher started another number than was asked for, or there are not that many GPUs.
     """
     env = environment()
     gpu = accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda", env.local_rank()) if gpu else torch.device("cpu")
+    if accelerator == "gpu" and not gpu:
+        raise ConfigError("GPUs were asked for, but PyTorch finds none; leave the accelerator at auto, or take cpu")
     if isinstance(env, LightningEnvironment):
         every = torch.cuda.device_count() if gpu else 1
+        if gpu and devices != "auto" and devices > every:
+            raise ConfigError(f"{devices} devices were asked for, but this machine has {every} GPUs")
         return Layout(every if devices == "auto" else devices, nodes, device)
     world = env.world_size()
     if isinstance(env, TorchElasticEnvironment):
@@ -132,3 +147,76 @@ def _join(env: ClusterEnvironment) -> None:
     os.environ["MASTER_PORT"] = str(env.main_port)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, rank=env.global_rank(), world_size=env.world_size())
+
+
+@dataclass(frozen=True)
+class Team:
+    """Processes that share a job and hand what they find to the first one.
+
+    Attributes:
+        rank: number of this process, from 0.
+        world: how many there are.
+    """
+
+    rank: int
+    world: int
+
+    def gather(self, item: T) -> list[T] | None:
+        """Every process's item, by rank, in the first process; None in the others. All must call it.
+
+        Raises:
+            ProcessError: one of the processes has ended, or has not come for ten minutes.
+        """
+        if self.world == 1:
+            return [item]
+        items: list[T | None] | None = [None] * self.world if self.rank == 0 else None
+        try:
+            dist.gather_object(item, items, dst=0)
+        except RuntimeError as error:  # gloo has no error of its own for it
+            raise ProcessError(
+                f"another of the {self.world} processes has ended or does not answer; its own message says why"
+            ) from error
+        return cast("list[T] | None", items)
+
+
+ALONE = Team(0, 1)
+"""This process by itself."""
+
+
+@contextmanager
+def team(layout: Layout) -> Iterator[Team]:
+    """The processes of a layout, joined: those that torchrun or Slurm started, else copies of this command.
+
+    They talk over the CPU, so that they need nothing of the GPUs. The copies start from the command's beginning, and
+    come here too: what lies before is done by each of them.
+
+    Raises:
+        ConfigError: several machines, and nothing says which one this is.
+        ProcessError: the processes do not find each other.
+    """
+    if layout.world == 1:
+        yield ALONE
+        return
+    env = environment()
+    if layout.nodes > 1 and isinstance(env, LightningEnvironment):
+        unset = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if unset:
+            raise ConfigError(
+                f"{layout.nodes} machines: start the command with torchrun or Slurm, or set {', '.join(unset)}"
+            )
+    # Banners; the last one speaks for Fabric, too, once both are imported.
+    for name in ("lightning.fabric", "lightning.fabric.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    fabric = Fabric(
+        accelerator="gpu" if layout.device.type == "cuda" else "cpu",
+        devices=layout.devices,
+        num_nodes=layout.nodes,
+        strategy=DDPStrategy(process_group_backend="gloo", timeout=_TEAM_PATIENCE),
+        plugins=[env],
+    )
+    try:
+        fabric.launch()
+    except dist.DistError as error:
+        raise ProcessError(f"the {layout.world} processes did not find each other ({error})") from error
+    yield Team(dist.get_rank(), dist.get_world_size())
+    dist.destroy_process_group()

@@ -137,7 +137,11 @@ def _collate(items: list[Any]) -> tuple[Any, list[Skipped]]:
     return (default_collate(items) if failed is None else failed), skipped
 
 
-def default_workers() -> int:
-    """Loader processes where nothing was said: one per core that this process may use, at most 8."""
+def default_workers(processes: int = 1) -> int:
+    """Loader processes where nothing was said: one per core that this process may use, at most 8.
+
+    Args:
+        processes: how many share the cores, each with loader processes of its own.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MAX_DEFAULT_WORKERS)
+    return min(max(1, cores // processes), _MAX_DEFAULT_WORKERS)

@@ -5,6 +5,7 @@ Shape suffixes: B videos, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from emim.data.dataset import TestClips, init_worker
-from emim.data.loader import ErrorsAsItems
 from emim.data.manifest import ClipList
 from emim.data.preprocessing import Preprocessing
-from emim.errors import DataError, EmimError
-from emim.evaluation.views import score_views
+from emim.evaluation.outputs import Precision, clip_outputs
+
+_Z_95 = 1.959963984540054
+"""Standard normal quantile of a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,13 @@ class TestResult:
         clips: clips tested.
         missing: clips that could not be read, with the reason. They are in no accuracy.
         top1: share of clips whose best class is right.
+        top1_interval: its 95 % Wilson interval.
         top5: share whose label is among the five best (of fewer than six classes: always 1).
         mean_class: mean over the classes that have clips of their top-1.
         per_class: top-1 of each class, in class order.
         confusion: rows are labels, columns the best classes, in counts.
-        views: clips x crops of each video.
+        preprocessing: the views of each video.
+        precision: what the network computed in.
     """
 
     __test__ = False  # not a test case, whatever its name looks like to pytest
@@ -52,11 +54,13 @@ class TestResult:
     clips: int
     missing: tuple[tuple[Path, str], ...]
     top1: float
+    top1_interval: tuple[float, float]
     top5: float
     mean_class: float
     per_class: tuple[ClassResult, ...]
     confusion: tuple[tuple[int, ...], ...]
-    views: int
+    preprocessing: Preprocessing
+    precision: Precision
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -64,9 +68,11 @@ class TestResult:
             "clips": self.clips,
             "missing": [{"path": str(path), "reason": reason} for path, reason in self.missing],
             "top1": self.top1,
+            "top1_95_wilson": list(self.top1_interval),
             "top5": self.top5,
             "mean_class": self.mean_class,
-            "views": self.views,
+            "views": describe_views(self.preprocessing),
+            "precision": self.precision,
             "per_class": [
                 {"class": result.name, "clips": result.clips, "top1": result.top1} for result in self.per_class
             ],
@@ -82,59 +88,32 @@ def test_model(
     device: torch.device | str = "cpu",
     batch_size: int = 8,
     workers: int = 0,
+    precision: Precision = "32-true",
     progress: Callable[[int, int], None] | None = None,
 ) -> TestResult:
-    """Top-1, top-5, mean-class accuracy and confusion on fixed views.
+    """Top-1, top-5, mean-class accuracy and confusion on fixed views, in this process alone.
 
-    A clip that cannot be read is listed as missing and never replaced by another.
-
-    Args:
-        model: [B, 3, T, H, W] to logits [B, K]; put in evaluation mode.
-        clip_list: the clips and the class names, in the order of the network's classes.
-        preprocessing: views and normalisation.
-        device: where to run.
-        batch_size: videos per batch.
-        workers: loader processes; results do not depend on it.
-        progress: called with (videos done, videos in all).
-
-    Raises:
-        DataError: there are no clips, or none could be read.
+    A clip that cannot be read is listed as missing and never replaced by another. Arguments, errors and what the
+    result depends on: see `emim.evaluation.outputs.clip_outputs`.
     """
-    if len(clip_list) == 0:
-        raise DataError(f"{clip_list.source}: no clips to test")
-    device = torch.device(device)
-    model = model.to(device).eval()
-    loader: DataLoader[Any] = DataLoader(
-        ErrorsAsItems(TestClips(clip_list, preprocessing)),
+    outputs = clip_outputs(
+        model,
+        clip_list,
+        preprocessing,
+        device=device,
         batch_size=batch_size,
-        num_workers=workers,
-        worker_init_fn=init_worker,
-        collate_fn=list,
+        workers=workers,
+        precision=precision,
+        progress=progress,
     )
-    scores: list[Tensor] = []
-    labels: list[int] = []
-    missing: list[tuple[Path, str]] = []
-    seen = 0
-    with torch.inference_mode():
-        for batch in loader:
-            for offset, item in enumerate(batch):
-                if isinstance(item, EmimError):
-                    missing.append((clip_list.entries[seen + offset].path, str(item)))
-            seen += len(batch)
-            readable = [item for item in batch if not isinstance(item, EmimError)]
-            if readable:
-                scores.append(score_views(model, [item["views"] for item in readable], device).cpu())
-                labels += [item["label"] for item in readable]
-            if progress is not None:
-                progress(seen, len(clip_list))
-    if not scores:
-        raise DataError(f"{clip_list.source}: none of its {len(clip_list)} clips could be read; {missing[0][1]}")
+    assert outputs is not None  # this process is the first one
     return summarise(
-        torch.cat(scores),
-        torch.tensor(labels),
+        outputs.score_NK,
+        outputs.label_N,
         clip_list.classes,
-        missing=tuple(missing),
-        views=preprocessing.num_views,
+        missing=outputs.missing,
+        preprocessing=preprocessing,
+        precision=precision,
     )
 
 
@@ -143,8 +122,9 @@ def summarise(
     label_B: Tensor,
     classes: tuple[str, ...],
     *,
+    preprocessing: Preprocessing,
+    precision: Precision = "32-true",
     missing: tuple[tuple[Path, str], ...] = (),
-    views: int = 1,
 ) -> TestResult:
     """Accuracies from scores and labels; see `TestResult`."""
     best_BK = score_BK.topk(min(5, score_BK.shape[1]), dim=-1).indices
@@ -160,10 +140,42 @@ def summarise(
     return TestResult(
         clips=len(label_B),
         missing=missing,
-        top1=right_BK[:, 0].double().mean().item(),
+        top1=sum(hits) / len(label_B),
+        top1_interval=wilson_interval(sum(hits), len(label_B)),
         top5=right_BK.any(1).double().mean().item(),
         mean_class=sum(known) / len(known),
         per_class=per_class,
         confusion=tuple(tuple(row) for row in confusion_KK.tolist()),
-        views=views,
+        preprocessing=preprocessing,
+        precision=precision,
     )
+
+
+def wilson_interval(hits: int, count: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a share, within [0, 1].
+
+    It takes the clips for independent draws. Clips of one person or one film are alike, so the true uncertainty
+    of such a test set is larger.
+
+    Args:
+        hits: successes, 0 to `count`.
+        count: trials, at least 1.
+    """
+    share, square = hits / count, _Z_95**2
+    centre = (share + square / (2 * count)) / (1 + square / count)
+    half = _Z_95 / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def describe_views(preprocessing: Preprocessing) -> dict[str, Any]:
+    """The views of a video, JSON-ready: what two tests must share for their figures to be comparable."""
+    return {
+        "clips": preprocessing.clips,
+        "crops": preprocessing.crops_per_clip,
+        "per_video": preprocessing.num_views,
+        "num_frames": preprocessing.num_frames,
+        "sampling": preprocessing.sampling,
+        "stride": preprocessing.stride if preprocessing.sampling == "dense" else None,
+        "size": preprocessing.size,
+        "fit": preprocessing.fit,
+    }

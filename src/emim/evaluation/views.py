@@ -1,4 +1,4 @@
-"""Scores of a video from its test views.
+"""What a network says of a video's test views.
 
 Shape suffixes: B videos, V views of one video, C channels, T frames, H height, W width, K classes.
 """
@@ -15,8 +15,8 @@ _VIEWS_PER_PASS = 8
 number of clips and crops."""
 
 
-def score_views(model: nn.Module, views: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Mean over each video's views of the softmax of its logits.
+def view_logits(model: nn.Module, views: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """The logits of every view.
 
     Args:
         model: [B, 3, T, H, W] to logits [B, K].
@@ -24,9 +24,26 @@ def score_views(model: nn.Module, views: Sequence[Tensor], device: torch.device)
         device: where the model is.
 
     Returns:
-        score_BK in float32, rows sum to 1.
+        For each video its logits_VK, in float32 on `device`.
     """
     counts = [len(views_VCTHW) for views_VCTHW in views]
     all_views = torch.cat(list(views))
-    scores = torch.cat([model(part.to(device)).float().softmax(-1) for part in torch.split(all_views, _VIEWS_PER_PASS)])
-    return torch.stack([part.mean(0) for part in torch.split(scores, counts)])
+    logits = torch.cat([model(part.to(device)).float() for part in torch.split(all_views, _VIEWS_PER_PASS)])
+    return list(torch.split(logits, counts))
+
+
+def mean_score(logits: Sequence[Tensor]) -> Tensor:
+    """Mean over each video's views of the softmax of its logits.
+
+    Args:
+        logits: for each video its logits_VK.
+
+    Returns:
+        score_BK in float32, rows sum to 1.
+    """
+    return torch.stack([logits_VK.softmax(-1).mean(0) for logits_VK in logits])
+
+
+def score_views(model: nn.Module, views: Sequence[Tensor], device: torch.device) -> Tensor:
+    """`mean_score` of `view_logits`: score_BK in float32, rows sum to 1."""
+    return mean_score(view_logits(model, views, device))

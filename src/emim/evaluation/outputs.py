@@ -1,0 +1,181 @@
+"""What a network says of every clip of a list, by one process or several that share the clips out.
+
+Whole batches are shared out: process r of R takes batches r, r + R, ... of the list. So a clip is in the same
+batch, beside the same clips, whatever the number of processes; no clip is repeated to make the shares equal; and
+what the processes collect round by round is in the order of the list.
+
+Shape suffixes: N clips that could be read, B those of one batch, V views of a video, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from emim.data.dataset import TestClips, init_worker
+from emim.data.loader import ErrorsAsItems
+from emim.data.manifest import ClipList
+from emim.data.preprocessing import Preprocessing
+from emim.errors import CheckpointError, DataError, EmimError
+from emim.evaluation.views import mean_score, view_logits
+from emim.processes import ALONE, Team
+
+Precision = Literal["32-true", "bf16-mixed"]
+"""What the network computes in: float32, or bfloat16 where autocast finds that safe."""
+
+
+@dataclass(frozen=True)
+class ClipOutputs:
+    """What a network says of the clips that could be read, in list order, and which could not.
+
+    Attributes:
+        index: position in the list of each clip that was read, length N.
+        label_N: class index.
+        score_NK: mean over the views of the softmax of the logits, float32.
+        logits_NVK: logits of every view, float32; None unless they were to be kept.
+        missing: clips that could not be read, with the reason.
+    """
+
+    index: tuple[int, ...]
+    label_N: Tensor
+    score_NK: Tensor
+    logits_NVK: Tensor | None
+    missing: tuple[tuple[Path, str], ...]
+
+
+@dataclass(frozen=True)
+class _BatchOutputs:
+    """The same of one batch; the tensors are None where none of its clips could be read."""
+
+    index: tuple[int, ...] = ()
+    label_B: Tensor | None = None
+    score_BK: Tensor | None = None
+    logits_BVK: Tensor | None = None
+    missing: tuple[tuple[Path, str], ...] = ()
+
+
+def clip_outputs(
+    model: nn.Module,
+    clip_list: ClipList,
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 8,
+    workers: int = 0,
+    precision: Precision = "32-true",
+    keep_logits: bool = False,
+    team: Team = ALONE,
+    progress: Callable[[int, int], None] | None = None,
+) -> ClipOutputs | None:
+    """Run a network over the fixed views of every clip.
+
+    On the CPU, logits are the same to the bit whatever the number of workers, and of processes that have as many
+    threads. Another batch size changes them by rounding, because matrix products then add in another order. A clip
+    whose two best classes are that close could in principle change sides; the scores are not rounded to hide it.
+
+    Args:
+        model: [B, 3, T, H, W] to logits [B, K]; put in evaluation mode and moved to `device`.
+        clip_list: the clips, with the classes of the network.
+        preprocessing: views and normalisation.
+        device: where to run.
+        batch_size: videos per batch of one process.
+        workers: loader processes.
+        precision: what the network computes in; logits come in float32 either way.
+        keep_logits: keep N x V x K logits, besides the scores.
+        team: the processes that share the clips out; all of them call this with the same arguments.
+        progress: called in the first process with (videos done by all, videos in all).
+
+    Returns:
+        The outputs in the first process, None in the others.
+
+    Raises:
+        DataError: there are no clips, or none could be read.
+        CheckpointError: the network's logits are not finite; names the clip.
+        ProcessError: another process of the team has ended.
+    """
+    if len(clip_list) == 0:
+        raise DataError(f"{clip_list.source}: no clips to test")
+    device = torch.device(device)
+    model = model.to(device).eval()
+    batches = [range(start, min(start + batch_size, len(clip_list))) for start in range(0, len(clip_list), batch_size)]
+    own = _own_batches(clip_list, preprocessing, batches[team.rank :: team.world], workers)
+    collected: list[_BatchOutputs] = []
+    done = 0
+    for _ in range(0, len(batches), team.world):
+        # Round by round, so that a process which has died is noticed within a batch.
+        batch = next(own, None)
+        outputs = _BatchOutputs() if batch is None else _run(model, batch, clip_list, device, precision, keep_logits)
+        gathered = team.gather(outputs)
+        if gathered is None:
+            continue
+        collected += gathered
+        done += sum(len(part.index) + len(part.missing) for part in gathered)
+        if progress is not None:
+            progress(done, len(clip_list))
+    return _joined(collected, clip_list) if team.rank == 0 else None
+
+
+def _own_batches(
+    clip_list: ClipList, preprocessing: Preprocessing, batches: Sequence[range], workers: int
+) -> Iterator[list[tuple[int, Any]]]:
+    """The batches of this process, as pairs of position and item; a broken clip's item is its error."""
+    loader: DataLoader[Any] = DataLoader(
+        ErrorsAsItems(TestClips(clip_list, preprocessing)),
+        batch_sampler=[list(batch) for batch in batches],
+        num_workers=workers,
+        worker_init_fn=init_worker,
+        collate_fn=list,
+    )
+    for positions, items in zip(batches, loader, strict=True):
+        yield list(zip(positions, items, strict=True))
+
+
+def _run(
+    model: nn.Module,
+    batch: list[tuple[int, Any]],
+    clip_list: ClipList,
+    device: torch.device,
+    precision: Precision,
+    keep_logits: bool,
+) -> _BatchOutputs:
+    missing = tuple((clip_list.entries[at].path, str(item)) for at, item in batch if isinstance(item, EmimError))
+    read = [(at, item) for at, item in batch if not isinstance(item, EmimError)]
+    if not read:
+        return _BatchOutputs(missing=missing)
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+        logits_BVK = torch.stack(view_logits(model, [item["views"] for _, item in read], device))
+        score_BK = mean_score(list(logits_BVK)).cpu()
+    for (at, _), finite in zip(read, logits_BVK.isfinite().flatten(1).all(1).tolist(), strict=True):
+        if not finite:
+            raise CheckpointError(
+                f"{clip_list.entries[at].path}: the network's logits for this clip are NaN or infinite in {precision}; "
+                "its weights are broken, or the precision is too low for them"
+            )
+    return _BatchOutputs(
+        index=tuple(at for at, _ in read),
+        label_B=torch.tensor([item["label"] for _, item in read]),
+        score_BK=score_BK,
+        logits_BVK=logits_BVK.cpu() if keep_logits else None,
+        missing=missing,
+    )
+
+
+def _joined(parts: Sequence[_BatchOutputs], clip_list: ClipList) -> ClipOutputs:
+    missing = tuple(pair for part in parts for pair in part.missing)
+    scores = [part.score_BK for part in parts if part.score_BK is not None]
+    if not scores:
+        raise DataError(f"{clip_list.source}: none of its {len(clip_list)} clips could be read; {missing[0][1]}")
+    logits = [part.logits_BVK for part in parts if part.logits_BVK is not None]
+    return ClipOutputs(
+        index=tuple(at for part in parts for at in part.index),
+        label_N=torch.cat([part.label_B for part in parts if part.label_B is not None]),
+        score_NK=torch.cat(scores),
+        logits_NVK=torch.cat(logits) if logits else None,
+        missing=missing,
+    )
