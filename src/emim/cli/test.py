@@ -18,6 +18,7 @@ from emim.cli.console import (
     say,
     write_json,
 )
+from emim.errors import ConfigError
 
 if TYPE_CHECKING:
     from emim.data.folder import Split
@@ -87,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     from emim.models.bundled import resolve_checkpoint
     from emim.processes import is_first, layout, team
 
+    for path in (args.json, args.logits):
+        _check_folder(path)
     first = is_first()
     tell = say if first else _silent
     place = layout(args.devices, args.nodes, args.accelerator)
@@ -218,6 +221,16 @@ def _circumstances(clip_list: ClipList, processes: int, device: str, batch_size:
         "clips_per_second": round(len(clip_list) / seconds, 2),
         "versions": versions(),
     }
+
+
+def _check_folder(path: Path | None) -> None:
+    """Raise ConfigError before the test, and not after it, for a result that could not be written."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _devices(text: str) -> int | Literal["auto"]:
