@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +53,35 @@ def emim_command(capfd: pytest.CaptureFixture[str]) -> Callable[..., CommandResu
         return CommandResult(status, captured.out, captured.err)
 
     return run
+
+
+def start_emim(*words: object, processes: int = 1) -> subprocess.Popen[str]:
+    """Start the real command line as a process of its own, or as several under torchrun; one thread in each."""
+    launcher = [sys.executable, "-m"]
+    if processes > 1:
+        launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    return subprocess.Popen(
+        [*launcher, "emim", *map(str, words)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def emim_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`start_emim`, with an end to all that it started."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*words: object, processes: int = 1) -> subprocess.Popen[str]:
+        started.append(start_emim(*words, processes=processes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with process:  # closes its pipes
+            process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,98 @@
+"""Every published recipe, from the data set's own layout on disk to a prediction, on a miniature of the data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+import miniature
+from conftest import CommandResult
+from emim.training.recipe import find_recipe, load_recipe
+
+Command = Callable[..., CommandResult]
+
+PUBLISHED = (
+    "ssv1_s16_in1k", "ssv1_s16_k400", "ssv1_b32_k400", "ssv2_s16_k400", "ssv2_b16_k400", "ssv2_b32_k400",
+    "k400_s16", "k400_b16", "k400_b32", "diving48_s16_k400",
+)  # fmt: skip
+
+# Tiny clips and a few steps; everything else is the recipe's.
+TINY = [
+    "model.checkpoint=null",
+    "preprocessing.size=32",
+    "preprocessing.num_frames=4",
+    "trainer.global_batch=4",
+    "trainer.batch_size=2",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+    "optim.warmup_epochs=0.5",
+    "data.workers=0",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_dry_run(name: str, emim_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe(find_recipe(name))
+    assert recipe.data.path is not None and recipe.data.val is not None
+    data = Path(recipe.data.path).parent
+    monkeypatch.chdir(tmp_path)
+    root = miniature.build(data.name, tmp_path / "downloaded")
+    prepared = emim_command("prepare", data.name, root, "-o", data)
+    assert prepared.status == 0, prepared.err
+
+    trained = emim_command("train", name, *TINY, "trainer.epochs=1")
+    assert trained.status == 0, trained.err
+    assert f"learning rate {recipe.optim.lr * 4 / recipe.optim.lr_batch:g} (the recipe's" in trained.err
+    run = tmp_path / "runs" / name
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == summary["train_clips"] // 4 > 1
+
+    resumed = emim_command("train", "--resume", run, "trainer.epochs=2")
+    assert resumed.status == 0, resumed.err
+    assert json.loads((run / "summary.json").read_text())["steps"] == 2 * summary["steps"]
+
+    tested = emim_command(
+        "test", run / "model.safetensors", "--data", recipe.data.val, "--workers", 0, "--json", tmp_path / "t.json"
+    )
+    assert tested.status == 0, tested.err
+    result = json.loads((tmp_path / "t.json").read_text())
+    assert result["missing"] == []
+    assert result["clips"] == summary["val_clips"]
+    views = result["views"]
+    assert (views if isinstance(views, int) else views["clips"] * views["crops"]) == recipe.preprocessing.clips * 3
+
+    video = next(path for path in sorted(root.rglob("*")) if path.suffix in (".mp4", ".webm", ".jpg"))
+    clip = video.parent if video.suffix == ".jpg" else video
+    predicted = emim_command("predict", clip, "--checkpoint", run / "model.safetensors", "--json")
+    assert predicted.status == 0, predicted.err
+    classes = (data / "classes.txt").read_text().splitlines()
+    assert {item["label"] for item in json.loads(predicted.out)["predictions"]} <= set(classes)
+
+
+def test_a_recipe_does_not_train_from_random_weights_unasked(emim_command: Command, tmp_path: Path) -> None:
+    root = miniature.build("ssv2", tmp_path / "downloaded")
+    assert emim_command("prepare", "ssv2", root, "-o", tmp_path / "data").status == 0
+    lists = [f"data.{key}={tmp_path / 'data' / name}" for key, name in (("path", "train.csv"), ("val", "val.csv"))]
+    result = emim_command("train", "ssv2_s16_k400", *lists, f"output={tmp_path}")
+    assert result.status == 1
+    assert "weights/uniformer_small_k400.pth: no such checkpoint file" in result.err
+    assert not (tmp_path / "ssv2_s16_k400").exists()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_header_leads_from_the_data_to_the_figure(name: str) -> None:
+    text = find_recipe(name).read_text()
+    header, _, body = text.partition("\nname:")
+    config = load_recipe(find_recipe(name))
+    assert f"emim train {name}" in header
+    assert f"--data {config.data.val}" in header
+    assert "not reproduced here" in header
+    assert str(config.model.checkpoint) in header
+    assert set(yaml.safe_load("name:" + body)) == {
+        "name", "model", "data", "preprocessing", "augment", "mix", "optim", "trainer"
+    }  # fmt: skip

@@ -1,0 +1,72 @@
+"""Several processes train as one does at the same number of clips a step."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import QUICK, start_emim
+from emim.models.artifact import load_model
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+OPTIONS = [
+    "trainer.epochs=3", "trainer.global_batch=8", "trainer.batch_size=4", "trainer.repeats=2", "mix.mixup=0.8",
+    "mix.cutmix=1.0", "model.drop_path=0.2", "trainer.ema=0",
+]  # fmt: skip
+
+
+def losses(run: Path) -> list[float]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [float(row["train_loss_epoch"]) for row in csv.DictReader(file) if row["train_loss_epoch"]]
+
+
+@pytest.fixture(scope="module")
+def alone(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process, which accumulates what the others share."""
+    output = tmp_path_factory.mktemp("alone")
+    with start_emim("train", generated, f"output={output}", "name=run", *QUICK, *OPTIONS) as process:
+        _, told = process.communicate(timeout=200)
+    assert process.returncode == 0, told
+    return output / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "strategy"), [("torchrun", "ddp"), ("torchrun", "fsdp"), ("own", "ddp")])
+def test_two_processes_follow_the_loss_curve_of_one(
+    generated: Path, alone: Path, tmp_path: Path, emim_process: Start, launcher: str, strategy: str
+) -> None:
+    processes = 2 if launcher == "torchrun" else 1
+    devices = [] if launcher == "torchrun" else ["trainer.devices=2"]
+    process = emim_process(
+        "train", generated, f"output={tmp_path}", "name=run", *QUICK, *OPTIONS, f"trainer.strategy={strategy}",
+        *devices, processes=processes,
+    )  # fmt: skip
+    out, told = process.communicate(timeout=200)
+    assert process.returncode == 0, told
+    assert told.count("8 clips a step (4 on each of 2 devices), each drawn 2 times") == 1  # one of them talks
+    assert out.count("model.safetensors") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]  # and they share one folder
+
+    run = tmp_path / "run"
+    assert losses(run) == pytest.approx(losses(alone), rel=1e-5)
+    assert len(losses(run)) == 3
+    here, there = (json.loads((folder / "summary.json").read_text()) for folder in (run, alone))
+    assert (here["steps"], here["lr"], here["processes"]) == (there["steps"], there["lr"], 2)
+    ours, theirs = (dict(load_model(folder / "model.safetensors")[0].named_parameters()) for folder in (run, alone))
+    for name, value in ours.items():  # running statistics are each process's own, as usual; Adam magnifies rounding
+        torch.testing.assert_close(value, theirs[name], rtol=1e-2, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_an_error_of_all_processes_is_said_once(tmp_path: Path, emim_process: Start) -> None:
+    process = emim_process("train", tmp_path / "nowhere", processes=2)
+    _, told = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert told.count("no recipe of that name") == told.count("emim train:") == 1
