@@ -64,7 +64,10 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     )
     running = parser.add_argument_group("running")
     running.add_argument(
-        "--devices", type=_devices, default="auto", help="processes per machine (default: one per GPU, 1 on the CPU)"
+        "--devices",
+        type=device_count,
+        default="auto",
+        help="processes per machine (default: one per GPU, 1 on the CPU)",
     )
     running.add_argument("--nodes", type=positive, default=1, help="machines (default 1; torchrun and srun know)")
     running.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: GPUs if any")
@@ -233,7 +236,8 @@ def _check_folder(path: Path | None) -> None:
         raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _devices(text: str) -> int | Literal["auto"]:
+def device_count(text: str) -> int | Literal["auto"]:
+    """An argument that is a number of processes, or "auto"."""
     return "auto" if text == "auto" else positive(text)
 
 
