@@ -29,7 +29,7 @@ from emim.data.video import open_video
 Frames = npt.NDArray[np.uint8]
 
 RECIPE = AugmentOptions(
-    randaugment="rand-m7-n4-mstd0.5-inc1", crop_antialias=False, flip=0.5, erasing=0.25, erasing_noise="frame"
+    randaugment="rand-m7-n4-mstd0.5-inc1", flip=0.5, erasing=0.25, erasing_noise="frame"
 )
 
 

@@ -38,7 +38,8 @@ TINY = [
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_dry_run(name: str, emim_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(find_recipe(name))
-    assert recipe.data.path is not None and recipe.data.val is not None
+    assert recipe.data.path is not None
+    assert recipe.data.val is not None
     data = Path(recipe.data.path).parent
     monkeypatch.chdir(tmp_path)
     root = miniature.build(data.name, tmp_path / "downloaded")

@@ -5,7 +5,6 @@ Shape legend: V views (clips x crops), C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import av

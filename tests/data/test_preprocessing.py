@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from emim.data.preprocessing import Preprocessing, views_from_frames
+from emim.data.preprocessing import Preprocessing, crop_start, fit_frames, views_from_frames
 from emim.data.transforms import AugmentOptions, TrainTransform
 from emim.errors import ConfigError
 
@@ -57,6 +57,36 @@ def test_three_crops_lie_along_the_long_side_clip_by_clip(height: int, width: in
         top, left = (0, offset) if width > height else (offset, 0)
         expected_THWC = frames_THWC[list(clip), top : top + 20, left : left + 20] / 255
         np.testing.assert_allclose(views_VCTHW[view].numpy(), expected_THWC.transpose(3, 0, 1, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scaled", "starts"),
+    [
+        (256, 340, (224, 297), [(0, 0), (0, 37), (0, 73)]),  # 73 pixels to spare: half a pixel goes to the right
+        (240, 320, (224, 298), [(0, 0), (0, 37), (0, 74)]),
+        (1080, 1920, (224, 398), [(0, 0), (0, 87), (0, 174)]),
+        (320, 240, (298, 224), [(0, 0), (37, 0), (74, 0)]),
+        (100, 100, (224, 224), [(0, 0), (0, 0), (0, 0)]),
+    ],
+)
+def test_the_published_crops_by_hand(
+    height: int, width: int, scaled: tuple[int, int], starts: list[tuple[int, int]]
+) -> None:
+    frames_TCHW = fit_frames(torch.zeros(1, 3, height, width, dtype=torch.uint8), Preprocessing(size=224))
+    assert frames_TCHW.shape[-2:] == scaled
+    found = [tuple(crop_start(length, 224, place) for length in scaled) for place in range(3)]
+    assert found == starts
+
+
+def test_without_antialiasing_frames_are_sampled_as_published() -> None:
+    frames_THWC = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    plain = {"size": 16, "crops": 1, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    view = views_from_frames(frames_THWC, np.array([[0]]), Preprocessing(**plain, antialias=False))[0, :, 0]
+    frame_1CHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float() / 255
+    expected = torch.nn.functional.interpolate(frame_1CHW, (16, 16), mode="bilinear", align_corners=False)[0]
+    assert (view - expected).abs().max() < 1.01 / 255  # grey levels are whole
+    averaged = views_from_frames(frames_THWC, np.array([[0]]), Preprocessing(**plain))[0, :, 0]
+    assert averaged.std() < 0.7 * view.std()
 
 
 def test_one_crop_is_the_middle_one_of_three() -> None:

@@ -24,6 +24,7 @@ from emim.data.transforms import (
     RandomRotation,
     TimeReverse,
     TrainTransform,
+    reduced,
     resolve_label_map,
 )
 from emim.errors import ConfigError
@@ -146,6 +147,19 @@ def test_crops_without_antialiasing_are_bilinear_samples(kind: type[RandomResize
     assert np.abs(sampled.permute(0, 2, 3, 1).numpy() - middle_THWC).max() <= 1
     averaged = kind(16, (1.0, 1.0), (1.0, 1.0))(frames_THWC, np.random.default_rng(0)).frames
     assert averaged.float().std() < 0.7 * sampled.float().std()
+
+
+@pytest.mark.parametrize(("height", "width", "small"), [(96, 128, (60, 80)), (128, 96, (80, 60)), (60, 80, (60, 80))])
+def test_large_frames_are_reduced_first(height: int, width: int, small: tuple[int, int]) -> None:
+    frames_THWC = still(2, height, width)
+    frames = reduced(frames_THWC, 60)
+    assert frames.shape == (2, *small, 3)
+    assert abs(float(frames.mean()) - float(frames_THWC.mean())) < 1
+    assert reduced(frames_THWC, None) is frames_THWC
+    pre, rng = Preprocessing(size=16), np.random.default_rng
+    clip, _ = TrainTransform(AugmentOptions(reduce_to=60), pre)(frames_THWC, 0, rng(1))
+    again, _ = TrainTransform(AugmentOptions(), pre)(frames, 0, rng(1))
+    assert torch.equal(clip, again)
 
 
 def test_crop_falls_back_to_the_centre() -> None:
@@ -376,7 +390,7 @@ def test_options_survive_json_and_name_mistakes() -> None:
         ({"noise": None}, "noise must be a number"),
         ({"crop_scale": 0.5}, "crop_scale must be 2 numbers, got 0.5"),
         ({"flip_map": ["left"]}, "flip_map must map class names"),
-        ({"crop_antialias": "no"}, "crop_antialias must be true or false, got 'no'"),
+        ({"reduce_to": 0}, "reduce_to must be null or a number of pixels, got 0"),
         ({"erasing_noise": "video"}, "erasing_noise must be one of clip, frame, got 'video'"),
     ):
         with pytest.raises(ConfigError, match=message):

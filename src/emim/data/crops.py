@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from emim.data.preprocessing import resize, to_tensor
 
@@ -76,9 +75,7 @@ class RandomResizedCrop:
     def _cut(self, frames_THWC: NDArray[np.uint8], box: Box, height: int, width: int) -> Tensor:
         # Resizing the cropped region alone costs a fraction of resizing the frame.
         region = to_tensor(frames_THWC[:, box.top : box.top + box.height, box.left : box.left + box.width])
-        if self.antialias:
-            return resize(region, height, width)
-        return functional.interpolate(region, (height, width), mode="bilinear", align_corners=False)
+        return resize(region, height, width, antialias=self.antialias)
 
 
 class StretchCrop(RandomResizedCrop):

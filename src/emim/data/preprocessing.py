@@ -46,6 +46,7 @@ class Preprocessing:
         fit: how a frame becomes square. "crop": the short side is scaled to `size` and squares are cut out.
             "letterbox": the whole frame is scaled into the square and the borders hold the mean. "stretch":
             the whole frame is scaled to the square, whatever its aspect.
+        antialias: average where frames are made smaller; false takes bilinear samples, as published.
         mean: per RGB channel, of values in [0, 1].
         std: per RGB channel.
         clips: test clips per video.
@@ -58,6 +59,7 @@ class Preprocessing:
     size: int = 224
     train_size: int | None = None
     fit: Fit = "crop"
+    antialias: bool = True
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
     clips: int = 1
@@ -72,6 +74,8 @@ class Preprocessing:
             value = getattr(self, name)
             if value not in known:
                 raise ConfigError(f"preprocessing: {name} must be one of {', '.join(known)}, got {value!r}")
+        if not isinstance(self.antialias, bool):
+            raise ConfigError(f"preprocessing: antialias must be true or false, got {self.antialias!r}")
         if self.crops not in (1, 3):
             raise ConfigError(f"preprocessing: crops must be 1 or 3, got {self.crops!r}")
         for name in ("mean", "std"):
@@ -186,14 +190,14 @@ def views_from_frames(frames_THWC: NDArray[np.uint8], position_VN: NDArray[np.in
     Returns:
         views_VCTHW: float32, V = clips * crops, clip by clip.
     """
-    frames_TCHW = fit_frames(to_tensor(frames_THWC), pre.size, pre.fit)
+    frames_TCHW = fit_frames(to_tensor(frames_THWC), pre)
     views: list[Tensor] = []
     for position_N in torch.from_numpy(np.ascontiguousarray(position_VN)):
         clip_TCHW = frames_TCHW[position_N]
         for crop in range(pre.crops_per_clip):
             # The centre crop is the middle one of the three.
-            part = (crop, 2) if pre.crops_per_clip == 3 else (1, 2)
-            view_TCHW = normalise(_square(clip_TCHW, pre.size, part), pre)
+            place = crop if pre.crops_per_clip == 3 else 1
+            view_TCHW = normalise(_square(clip_TCHW, pre.size, place), pre)
             views.append(pad_to_square(view_TCHW, pre.size).transpose(0, 1))
     return torch.stack(views)
 
@@ -203,15 +207,17 @@ def to_tensor(frames_THWC: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
 
 
-def fit_frames(frames_TCHW: Tensor, size: int, fit: Fit) -> Tensor:
-    """Resize frames for a square of `size`; the result is square for "stretch" alone."""
+def fit_frames(frames_TCHW: Tensor, pre: Preprocessing) -> Tensor:
+    """Resize frames for a square of `pre.size`; the result is square for fit "stretch" alone."""
     height, width = frames_TCHW.shape[-2:]
-    if fit == "stretch":
-        return resize(frames_TCHW, size, size)
-    if fit == "letterbox":
-        return resize(frames_TCHW, *letterbox_size(height, width, size))
-    short = min(height, width)
-    return resize(frames_TCHW, size * height // short, size * width // short)
+    if pre.fit == "stretch":
+        target = pre.size, pre.size
+    elif pre.fit == "letterbox":
+        target = letterbox_size(height, width, pre.size)
+    else:
+        short = min(height, width)
+        target = pre.size * height // short, pre.size * width // short
+    return resize(frames_TCHW, *target, antialias=pre.antialias)
 
 
 def letterbox_size(height: int, width: int, size: int) -> tuple[int, int]:
@@ -220,11 +226,11 @@ def letterbox_size(height: int, width: int, size: int) -> tuple[int, int]:
     return max(1, round(size * height / long)), max(1, round(size * width / long))
 
 
-def resize(frames_TCHW: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear resize with antialiasing; uint8 in, uint8 out."""
+def resize(frames_TCHW: Tensor, height: int, width: int, *, antialias: bool = True) -> Tensor:
+    """Bilinear resize; uint8 in, uint8 out."""
     if frames_TCHW.shape[-2:] == (height, width):
         return frames_TCHW
-    return functional.interpolate(frames_TCHW, (height, width), mode="bilinear", antialias=True)
+    return functional.interpolate(frames_TCHW, (height, width), mode="bilinear", antialias=antialias)
 
 
 def normalise(frames_TCHW: Tensor, pre: Preprocessing) -> Tensor:
@@ -243,9 +249,16 @@ def pad_to_square(frames_TCHW: Tensor, size: int) -> Tensor:
     return functional.pad(frames_TCHW, (left, size - width - left, top, size - height - top))
 
 
-def _square(frames_TCHW: Tensor, size: int, part: tuple[int, int]) -> Tensor:
-    """Cut `size` x `size` at part[0] / part[1] of the way along the long side; smaller sides stay whole."""
-    height, width = frames_TCHW.shape[-2:]
-    top = max(height - size, 0) * part[0] // part[1]
-    left = max(width - size, 0) * part[0] // part[1]
+def crop_start(length: int, size: int, place: int) -> int:
+    """First pixel of a crop of `size` along a side of `length`: 0 left (or top), 1 centre, 2 right (or bottom).
+
+    Half a pixel goes to the right, as published. A side that is not longer than the crop stays whole.
+    """
+    free = max(length - size, 0)
+    return (0, (free + 1) // 2, free)[place]
+
+
+def _square(frames_TCHW: Tensor, size: int, place: int) -> Tensor:
+    """Cut `size` x `size` at a place along the long side; smaller sides stay whole."""
+    top, left = (crop_start(length, size, place) for length in frames_TCHW.shape[-2:])
     return frames_TCHW[..., top : top + size, left : left + size]

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from emim.data.crops import LetterboxCrop, Placed, RandomResizedCrop, Range, StretchCrop
-from emim.data.preprocessing import Preprocessing, check_keys, float_tuple, is_number, normalise
+from emim.data.preprocessing import Preprocessing, check_keys, float_tuple, is_number, normalise, resize, to_tensor
 from emim.data.randaugment import RandAugment
 from emim.errors import ConfigError
 from emim.naming import nearest
@@ -41,17 +41,17 @@ class AugmentOptions:
     """Training augmentation; everything but the crop is off by default.
 
     The recipe that UniFormer and others are trained with is `randaugment="rand-m7-n4-mstd0.5-inc1"`, `erasing=0.25`,
-    `erasing_noise="frame"`, `crop_antialias=False`, and `flip=0.5` where labels have no direction.
+    `erasing_noise="frame"`, `Preprocessing.antialias=False`, and `flip=0.5` where labels have no direction.
 
     Attributes:
+        reduce_to: larger frames are first made this many pixels on the short side, as data sets are stored for training
+            (256 to 340 lines): what follows would be slow on full HD. Null takes frames as they are.
         randaugment: random operations before the crop, as a string such as rand-m7-n4-mstd0.5-inc1: m magnitude, n
             operations, mstd noise of the magnitude, inc1 operations that get stronger with it, p probability of
             each (0.5 if left out). They run on frames of the video's size: store large videos at 256 to 320 lines.
         crop_scale: range of the crop's share of the frame's area. With fit "letterbox" or "stretch" the crop
             is taken from the square frame.
         crop_ratio: range of the crop's aspect (width / height).
-        crop_antialias: average where a crop is made smaller, as in testing; false takes bilinear samples, as
-            published.
         flip: probability of a horizontal flip. Leave 0 where labels have a direction, or give a map.
         flip_map: class pairs that a horizontal flip swaps, by name; one entry serves both ways.
         reverse: probability of playing the clip backwards.
@@ -65,10 +65,10 @@ class AugmentOptions:
         noise: largest standard deviation of sensor noise, of values in [0, 1].
     """
 
+    reduce_to: int | None = None
     randaugment: str | None = None
     crop_scale: Range = (0.08, 1.0)
     crop_ratio: Range = (0.75, 1.3333)
-    crop_antialias: bool = True
     flip: float = 0.0
     flip_map: Mapping[str, str] = field(default_factory=dict)
     reverse: float = 0.0
@@ -86,8 +86,8 @@ class AugmentOptions:
     def __post_init__(self) -> None:
         if self.randaugment is not None:
             RandAugment.parse(self.randaugment)
-        if not isinstance(self.crop_antialias, bool):
-            raise ConfigError(f"augment: crop_antialias must be true or false, got {self.crop_antialias!r}")
+        if self.reduce_to is not None and (not is_number(self.reduce_to) or self.reduce_to < 1):
+            raise ConfigError(f"augment: reduce_to must be null or a number of pixels, got {self.reduce_to!r}")
         if self.erasing_noise not in ("clip", "frame"):
             raise ConfigError(f"augment: erasing_noise must be one of clip, frame, got {self.erasing_noise!r}")
         for name in ("flip", "reverse", "grayscale", "invert", "erasing"):
@@ -307,8 +307,9 @@ class TrainTransform:
         if pre.fit != "crop":
             scale = (options.crop_scale[0], 1.0)
         kind = {"crop": RandomResizedCrop, "letterbox": LetterboxCrop, "stretch": StretchCrop}[pre.fit]
+        self.reduce_to = options.reduce_to
         self.randaugment = RandAugment.parse(options.randaugment) if options.randaugment is not None else None
-        self.crop = kind(pre.training_size, scale, options.crop_ratio, options.crop_antialias)
+        self.crop = kind(pre.training_size, scale, options.crop_ratio, pre.antialias)
         self.color = ColorJitter(
             options.brightness, options.contrast, options.saturation, options.grayscale, options.invert
         )
@@ -330,6 +331,7 @@ class TrainTransform:
             clip_CTHW: float32 [C, T, size, size], normalised and contiguous; and the label, swapped where a
             flip or reversal has swapped it.
         """
+        frames_THWC = reduced(frames_THWC, self.reduce_to)
         if self.randaugment:
             frames_THWC = self.randaugment(frames_THWC, rng)
         placed = self.crop(frames_THWC, rng)
@@ -347,6 +349,17 @@ class TrainTransform:
             clip_TCHW = self.rotate(clip_TCHW, rng)
         clip_TCHW = self.erase(clip_TCHW, rng)
         return clip_TCHW.transpose(0, 1).contiguous(), label
+
+
+def reduced(frames_THWC: NDArray[np.uint8], short_side: int | None) -> NDArray[np.uint8]:
+    """Frames with their short side made `short_side` where it is longer; the same frames otherwise, or for None."""
+    height, width = frames_THWC.shape[1:3]
+    short = min(height, width)
+    if short_side is None or short <= short_side:
+        return frames_THWC
+    small_TCHW = resize(to_tensor(frames_THWC), round(height * short_side / short), round(width * short_side / short))
+    small_THWC: NDArray[np.uint8] = small_TCHW.permute(0, 2, 3, 1).contiguous().numpy()
+    return small_THWC
 
 
 def in_clip_order(frames_TCHW: Tensor) -> Tensor:

@@ -73,6 +73,8 @@ def from_dict(values: Mapping[str, Any], origin: str = "") -> RunConfig:
         return TypeAdapter(RunConfig).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
+        if isinstance(cause := first.get("ctx", {}).get("error"), ConfigError):  # says all there is to say
+            raise ConfigError(f"{origin}{cause}") from error
         key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("literal["))
         reason = first["msg"][:1].lower() + first["msg"][1:]
         raise ConfigError(f"{origin}{key}: {reason}, got {first['input']!r}") from error
