@@ -5,12 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: help demo test test-fast lint format wheel wheel-check weights clean
+.PHONY: help demo test test-all lint format wheel wheel-check weights clean
 
 help:
 	@echo "make demo        install, then write clips, train, test and predict (a few minutes)"
-	@echo "make test        install, then run the whole test suite"
-	@echo "make test-fast   the tests that take a moment"
+	@echo "make test        install, then run the tests (a few minutes)"
+	@echo "make test-all    with those that take long: killed runs, several processes, every recipe"
 	@echo "make lint        ruff and mypy"
 	@echo "make wheel-check build the wheel and try it in a clean environment"
 	@echo "make weights     train the bundled model anew (about half an hour)"
@@ -29,10 +29,10 @@ demo: $(VENV)/.base
 	$(BIN)/emim demo --output demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
-
-test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: $(VENV)/.dev
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from emim.data.preprocessing import Preprocessing, test_views
 from emim.data.sampling import segment_indices_test
 from emim.data.transforms import AugmentOptions
 from emim.data.video import open_video
-from emim.errors import ConfigError, DataError, NotAVideoError, VideoError
+from emim.errors import BrokenClipsError, ConfigError, DataError, NotAVideoError, VideoError
 
 PRE = Preprocessing(num_frames=4, size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 PLAIN = AugmentOptions(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
@@ -188,6 +188,38 @@ def test_a_broken_file_is_named_and_never_replaced(tmp_path: Path, clips: ClipLi
         assert "\n" not in str(caught.value)
         with pytest.raises(NotAVideoError):  # a batch with a broken clip is no smaller batch
             next(iter(ClipLoader(dataset, batch_size=2, num_workers=workers)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_next_readable_clip_takes_the_place_of_a_broken_one(tmp_path: Path, clips: ClipList, workers: int) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video" * 100)
+    entries = (clips.entries[0], ClipEntry(broken, 0), *clips.entries[1:4])
+    dataset = TrainClips(ClipList(entries, clips.classes, tmp_path), PRE, AugmentOptions(flip=0.5))
+    found: list[int] = []
+    loader = ClipLoader(
+        dataset,
+        max_skipped=1,
+        on_skip=lambda index, error: found.append(index),
+        batch_sampler=EpochBatches(5, 5, seed=1),
+        num_workers=workers,
+    )
+    for _ in range(2):
+        (batch,) = loader
+        assert sorted(batch["index"].tolist()) == [0, 2, 2, 3, 4]
+        for index, clip in zip(batch["index"].tolist(), batch["clip"], strict=True):
+            assert torch.equal(clip, dataset[0, index]["clip"])
+    assert found == [1]  # said once
+    assert list(loader.skipped) == [1]
+
+
+def test_too_many_broken_clips_stop_with_all_of_them(tmp_path: Path, clips: ClipList) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"no video" * 100)
+    entries = (ClipEntry(tmp_path / "a.mp4", 0), ClipEntry(tmp_path / "b.mp4", 0), clips.entries[0])
+    dataset = TrainClips(ClipList(entries, clips.classes, tmp_path), PRE)
+    with pytest.raises(BrokenClipsError, match=r"2 training clips cannot be read, 1 are allowed.*a\.mp4.*b\.mp4"):
+        list(ClipLoader(dataset, max_skipped=1, batch_sampler=EpochBatches(3, 3)))
 
 
 def test_label_maps_reach_the_items(clips: ClipList) -> None:

@@ -11,8 +11,10 @@ import yaml
 from safetensors.torch import load_file
 
 from conftest import QUICK
+from emim.data.folder import load_clips
+from emim.data.manifest import write_manifest
 from emim.data.synthetic import CLASSES
-from emim.errors import CheckpointError, ConfigError, DataError, VideoError
+from emim.errors import BrokenClipsError, CheckpointError, ConfigError, DataError, VideoError
 from emim.models import create_model
 from emim.models.artifact import load_model, read_card
 from emim.training.divergence import DivergedError, first_bad_layer
@@ -148,14 +150,93 @@ def test_a_bad_layer_is_found_by_name() -> None:
     assert first_bad_layer(model, clip, target).startswith("blocks2.0.norm1.bias (a parameter")
 
 
-def test_a_broken_clip_is_named(generated: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
+def broken_copy(generated: Path, root: Path, *places: str) -> tuple[Path, list[Path]]:
+    """The data set with the first clip of each place cut short."""
+    data = root / "data"
     shutil.copytree(generated, data)
-    broken = next((data / "train" / "left").glob("*.mp4"))
-    broken.write_bytes(broken.read_bytes()[:500])
-    with pytest.raises(VideoError) as error:
+    broken = [min((data / place).glob("*.mp4")) for place in places]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:500])
+    return data, broken
+
+
+def test_a_broken_clip_is_named(generated: Path, tmp_path: Path) -> None:
+    data, (broken,) = broken_copy(generated, tmp_path, "train/left")
+    with pytest.raises(VideoError) as error:  # one of 33 clips is more than 1 %
         quick(data, tmp_path, "data.workers=1")
     assert error.value.path == broken
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stated_share_of_broken_clips_is_skipped_and_reported(generated: Path, tmp_path: Path, workers: int) -> None:
+    data, (broken,) = broken_copy(generated, tmp_path, "train/left")
+    lines: list[str] = []
+    options = ["data.max_skip_share=0.05", f"data.workers={workers}", "trainer.epochs=2"]
+    config = load_recipe(None, [f"data.path={data}", f"output={tmp_path}", "name=run", *QUICK, *options])
+    folder = train(config, say=lines.append, progress_bar=False).folder
+    assert len([line for line in lines if str(broken) in line and line.startswith("skipped in training")]) == 1
+    (skipped,) = json.loads((folder / "summary.json").read_text())["skipped"]
+    assert str(broken) in skipped
+
+
+def test_more_broken_clips_than_the_share_stop_with_the_list(generated: Path, tmp_path: Path) -> None:
+    data, broken = broken_copy(generated, tmp_path, "train/left", "train/up")
+    with pytest.raises(
+        BrokenClipsError, match=r"2 training clips cannot be read, 1 are allowed .*emim doctor"
+    ) as error:
+        quick(data, tmp_path, "data.max_skip_share=0.05")
+    assert all(str(path) in str(error.value) for path in broken)
+
+
+def test_a_broken_validation_clip_is_missing_and_never_replaced(generated: Path, tmp_path: Path) -> None:
+    data, (broken,) = broken_copy(generated, tmp_path, "val/up")
+    run = quick(data, tmp_path, "trainer.epochs=2")
+    summary = json.loads((run.folder / "summary.json").read_text())
+    (missing,) = summary["missing"]
+    assert str(broken) in missing
+    assert (summary["val_top1"] * 10) == pytest.approx(round(summary["val_top1"] * 10))  # of the ten others
+
+
+def test_a_head_of_other_classes_starts_anew(generated: Path, trained: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for split in ("train", "val"):
+        for name in CLASSES:
+            shutil.copytree(generated / split / name, data / split / f"new {name}")
+    lines: list[str] = []
+    start = f"model.checkpoint={trained / 'model.safetensors'}"
+    config = load_recipe(None, [f"data.path={data}", f"output={tmp_path}", *QUICK, start, "optim.lr=0"])
+    result = train(config, say=lines.append, progress_bar=False)
+    assert any("other classes, so the head starts anew" in line for line in lines)
+    before, after = weights(trained / "model.safetensors"), weights(result.model)
+    assert not torch.allclose(before["head.weight"], after["head.weight"], atol=1e-3)
+    assert torch.allclose(before["blocks3.0.attn.rpb"], after["blocks3.0.attn.rpb"], atol=1e-3)
+
+
+def test_the_same_classes_in_another_order_are_an_error(generated: Path, trained: Path, tmp_path: Path) -> None:
+    clips = load_clips(generated, split="train")
+    write_manifest(tmp_path / "train.csv", clips)
+    (tmp_path / "classes.txt").write_text("".join(f"{name}\n" for name in reversed(clips.classes)))
+    start = f"model.checkpoint={trained / 'model.safetensors'}"
+    config = load_recipe(None, [f"data.path={tmp_path / 'train.csv'}", f"output={tmp_path}", *QUICK, start])
+    with pytest.raises(ConfigError, match="the same classes in another order, class 0 is"):
+        train(config, say=lambda line: None, progress_bar=False)
+
+
+def test_a_run_records_versions_and_the_data_it_saw(trained: Path) -> None:
+    versions = json.loads((trained / "versions.json").read_text())
+    assert versions["torch"] == torch.__version__
+    assert {"emim", "lightning", "av", "python", "device"} <= set(versions)
+    data = json.loads((trained / "data.json").read_text())
+    assert data["train"]["counts"] == dict.fromkeys(CLASSES, 3)
+    assert data["val"]["num_clips"] == 11
+    assert len(data["train"]["sha256"]) == 64
+
+
+def test_the_last_weights_are_kept_where_the_recipe_says_so(generated: Path, tmp_path: Path) -> None:
+    options = ["trainer.epochs=3", "trainer.keep=last"]
+    run = quick(generated, tmp_path, *options)
+    state = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]
+    assert all(torch.equal(value, state[f"model.{name}"]) for name, value in weights(run.model).items())
 
 
 def test_wrong_settings_are_named(generated: Path, tmp_path: Path) -> None:

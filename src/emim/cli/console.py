@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any, Protocol
 
 from emim import files
 from emim.errors import ConfigError
+
+# Seconds that other processes leave the first one to print an error: launchers end it once another has failed.
+_TIME_TO_SAY_IT = 2.0
 
 
 class SubParsers(Protocol):
@@ -37,8 +41,10 @@ def report(message: str) -> None:
         say(message)
         return
     distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_initialized():  # before that all of them do the same
+    if distributed is not None and distributed.is_initialized():
         say(f"[process {rank}] {message}")
+    else:  # all of them have come to the same error; the first one says it, if a launcher does not end it before
+        time.sleep(_TIME_TO_SAY_IT)
 
 
 @contextmanager

@@ -102,7 +102,7 @@ class Fit:
         checkpoint_blocks(model, config.trainer.checkpoint_blocks)
         self.plan = self._plan()
         say(f"{self.plan}; {self.precision} on {layout}")
-        self.loaders = ClipDataModule(config, train_clips, val_clips, self.plan, say)
+        self.loaders = ClipDataModule(config, train_clips, val_clips, self.plan, layout.devices, say)
 
     def run(self, folder: Path, state: Path | None = None) -> RunResult:
         """Train in `folder`, from the saved state of an earlier part of the run if there is one.

@@ -27,6 +27,7 @@ class ClipDataModule(lightning.LightningDataModule):
         train: training clips.
         val: validation clips; None means no validation.
         plan: the batch.
+        devices: processes that share this machine's cores.
         say: receives a line for every clip that is skipped.
 
     Attributes:
@@ -40,6 +41,7 @@ class ClipDataModule(lightning.LightningDataModule):
         train: ClipList,
         val: ClipList | None,
         plan: BatchPlan,
+        devices: int,
         say: Callable[[str], None],
     ) -> None:
         super().__init__()
@@ -47,10 +49,16 @@ class ClipDataModule(lightning.LightningDataModule):
         self.train = train
         self.val = val
         self.say = say
-        self.workers = default_workers() if config.data.workers is None else config.data.workers
         self.plan = plan
+        self.devices = devices
         self.position = 0, 0
         self.skipped: dict[int, EmimError] = {}
+
+    @property
+    def workers(self) -> int:
+        """Loader processes of this process."""
+        given = self.config.data.workers
+        return default_workers(self.devices) if given is None else given
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position}
