@@ -28,9 +28,7 @@ from emim.data.video import open_video
 
 Frames = npt.NDArray[np.uint8]
 
-RECIPE = AugmentOptions(
-    randaugment="rand-m7-n4-mstd0.5-inc1", flip=0.5, erasing=0.25, erasing_noise="frame"
-)
+RECIPE = AugmentOptions(randaugment="rand-m7-n4-mstd0.5-inc1", flip=0.5, erasing=0.25, erasing_noise="frame")
 
 
 def generated_frames(count: int, height: int, width: int) -> Frames:

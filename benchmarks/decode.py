@@ -29,9 +29,9 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from emim.bench.machine import describe_machine
 from emim.bench.timing import interleaved, times_faster
 from emim.data.video import open_video
+from emim.machine import describe_machine
 
 try:
     import decord

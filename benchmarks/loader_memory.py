@@ -19,7 +19,6 @@ import sys
 import time
 from pathlib import Path
 
-from emim.bench.machine import describe_machine
 from emim.data.batches import EpochBatches
 from emim.data.dataset import TrainClips
 from emim.data.loader import ClipLoader
@@ -27,6 +26,7 @@ from emim.data.manifest import ClipEntry, ClipList
 from emim.data.preprocessing import Preprocessing
 from emim.data.transforms import AugmentOptions
 from emim.data.video import VIDEO_SUFFIXES
+from emim.machine import describe_machine
 
 MIB = 2**20
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from emim.bench.loader import STAGES, LoaderRate, LoaderReport, _stages_of, bench_loader, default_worker_counts
-from emim.bench.machine import describe_machine, usable_cores
 from emim.data.dataset import TrainClips
 from emim.data.folder import load_clips
 from emim.data.manifest import ClipList
 from emim.data.preprocessing import Preprocessing
 from emim.data.transforms import AugmentOptions
 from emim.errors import ConfigError
+from emim.machine import describe_machine, usable_cores
 
 PRE = Preprocessing(num_frames=4, size=32)
 AUGMENT = AugmentOptions(brightness=0.4)

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from emim.bench.machine import Machine, describe_machine, usable_cores
 from emim.bench.timing import interleaved, quartiles
 from emim.data.batches import EpochBatches
 from emim.data.dataset import TrainClips
@@ -30,6 +29,7 @@ from emim.data.preprocessing import Preprocessing, train_indices
 from emim.data.transforms import AugmentOptions
 from emim.data.video import open_video
 from emim.errors import ConfigError
+from emim.machine import Machine, describe_machine, usable_cores
 
 STAGES = ("open", "decode", "transform", "collate")
 """open: open the file and index its packets; decode: the wanted frames to RGB; transform: crop, augment, normalise;

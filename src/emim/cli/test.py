@@ -213,7 +213,7 @@ def _precision(wanted: Literal["auto"] | Precision, device_type: str) -> Precisi
 def _circumstances(clip_list: ClipList, processes: int, device: str, batch_size: int, seconds: float) -> dict[str, Any]:
     """What the figures were measured on, for the JSON."""
     from emim.data.folder import fingerprint
-    from emim.training.record import versions
+    from emim.machine import describe_machine
 
     return {
         "fingerprint": fingerprint(clip_list),
@@ -222,7 +222,7 @@ def _circumstances(clip_list: ClipList, processes: int, device: str, batch_size:
         "batch_size": batch_size,
         "seconds": round(seconds, 2),
         "clips_per_second": round(len(clip_list) / seconds, 2),
-        "versions": versions(),
+        "machine": describe_machine().to_dict(),
     }
 
 

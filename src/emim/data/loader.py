@@ -7,7 +7,6 @@ the main process raises it: type, path and one-line message stay.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from emim.data.dataset import init_worker
 from emim.errors import BrokenClipsError, DataError, EmimError, VideoError
+from emim.machine import usable_cores
 
 _MAX_DEFAULT_WORKERS = 8
 # Clips tried in place of a broken one before giving up: more in a row means that something else is wrong.
@@ -143,5 +143,5 @@ def default_workers(processes: int = 1) -> int:
     Args:
         processes: how many share the cores, each with loader processes of its own.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return min(max(1, cores // processes), _MAX_DEFAULT_WORKERS)

@@ -14,6 +14,7 @@ from emim.data.folder import Split, load_clips
 from emim.data.manifest import ClipList
 from emim.errors import CheckpointError, ConfigError
 from emim.files import whole_file, write_json
+from emim.machine import describe_machine
 from emim.models import UniFormer, create_model, load_checkpoint
 from emim.models.artifact import read_card
 from emim.models.bundled import resolve_checkpoint
@@ -22,7 +23,7 @@ from emim.processes import Layout, agree_on_folder, is_first, layout
 from emim.training.config import ModelConfig, RunConfig
 from emim.training.fit import Fit, RunResult, model_arguments
 from emim.training.recipe import load_recipe, to_dict
-from emim.training.record import data_record, versions
+from emim.training.record import data_record
 from emim.training.state import STATE_FILE
 
 CONFIG_FILE = "config.yaml"
@@ -57,7 +58,7 @@ def train(config: RunConfig, *, say: Callable[[str], None] = print, progress_bar
     folder = agree_on_folder(_new_folder(config) if is_first() else None)
     if is_first():
         write_json(folder / DATA_FILE, data_record(train_clips, val_clips))
-        write_json(folder / VERSIONS_FILE, versions())
+        write_json(folder / VERSIONS_FILE, describe_machine().to_dict())
     return fit.run(folder)
 
 

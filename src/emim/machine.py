@@ -9,7 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("emim", "torch", "numpy", "av")
+_PACKAGES = ("emim", "torch", "numpy", "av", "lightning", "pillow", "torchmetrics", "safetensors")
+_IN_LINE = _PACKAGES[:4]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Machine:
 
     def line(self) -> str:
         """One line for the top of a table."""
-        packages = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        packages = ", ".join(f"{name} {version}" for name, version in self.versions.items() if name in _IN_LINE)
         cores = f"{self.cores} core{'s' * (self.cores != 1)}"
         return f"{self.gpu + ', ' if self.gpu else ''}{cores} of {self.processor}; Python {self.python}, {packages}"
 
