@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 import torch
@@ -26,7 +25,6 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 
 from emim.errors import ConfigError, ProcessError
 
-_FOLDER_VARIABLE = "EMIM_RUN_FOLDER"
 _TEAM_PATIENCE = timedelta(minutes=10)
 """How long a team waits for one of its processes. One that has ended is noticed at once, through its connection; this
 is for a machine that has lost its network, and must be longer than any batch."""
@@ -74,7 +72,7 @@ class Layout:
         if self.world == 1:
             return kind
         machines = f" on each of {self.nodes} machines" if self.nodes > 1 else ""
-        return f"{self.devices} processes{machines}, {kind}"
+        return f"{self.devices} process{'es' * (self.devices > 1)}{machines}, {kind}"
 
 
 def layout(
@@ -113,30 +111,31 @@ def layout(
     return Layout(started, world // started, device)
 
 
-def agree_on_folder(folder: Path | None) -> Path:
-    """The first process's folder, in all processes.
+def agree(name: str, value: str | None) -> str:
+    """The first process's value, in all processes.
 
     Args:
-        folder: in the first process the folder; None in the others.
+        name: environment variable that carries it to processes which the trainer starts.
+        value: in the first process the value; None in the others.
 
     Raises:
-        ConfigError: this process cannot hear of the folder.
+        ConfigError: this process cannot hear of it.
     """
     env = environment()
     if isinstance(env, LightningEnvironment):
         # The trainer starts the other processes of this machine later, with this process's environment.
-        if folder is not None:
-            os.environ[_FOLDER_VARIABLE] = str(folder)
-        elif _FOLDER_VARIABLE not in os.environ:
+        if value is not None:
+            os.environ[name] = value
+        elif name not in os.environ:
             raise ConfigError("runs on several machines are started with torchrun or Slurm; see docs/scaling.md")
-        return Path(os.environ[_FOLDER_VARIABLE])
+        return os.environ[name]
     if env.world_size() == 1:
-        assert folder is not None
-        return folder
+        assert value is not None
+        return value
     _join(env)
-    shared: list[str | None] = [None if folder is None else str(folder)]
+    shared = [value]
     dist.broadcast_object_list(shared, src=0, device=torch.device("cpu"))
-    return Path(str(shared[0]))
+    return str(shared[0])
 
 
 def _join(env: ClusterEnvironment) -> None:

@@ -37,6 +37,11 @@ class BatchPlan:
         """Clips per optimiser step over all devices, before repeated augmentation."""
         return self.batch_size * self.accumulate * self.world
 
+    @property
+    def division(self) -> tuple[int, int, int]:
+        """How the clips of a step are divided: per device and pass, passes, devices."""
+        return self.batch_size, self.accumulate, self.world
+
     def __str__(self) -> str:
         parts = [f"{self.batch_size} on each of {self.world} devices" if self.world > 1 else f"{self.batch_size}"]
         if self.accumulate > 1:

@@ -11,17 +11,17 @@ import lightning
 from emim.training.module import ClassificationModule
 
 
-class KeepBest(lightning.Callback):
-    """Save the network whenever its validation top-1 is at least the best so far.
+class TellValidation(lightning.Callback):
+    """Tell of every validation's top-1, and whether it is at least the best so far.
 
     Must stand before the weight averaging callback: the averaged weights are then still in the network.
 
     Args:
-        save: called with the module and its metrics.
+        tell: called with the module, its metrics, and whether they are the best.
     """
 
-    def __init__(self, save: Callable[[ClassificationModule, dict[str, Any]], None]) -> None:
-        self.save = save
+    def __init__(self, tell: Callable[[ClassificationModule, dict[str, Any], bool], None]) -> None:
+        self.tell = tell
         self.best_top1 = -1.0
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -29,9 +29,9 @@ class KeepBest(lightning.Callback):
             return
         assert isinstance(pl_module, ClassificationModule)
         top1 = float(pl_module.val_top1.compute())  # over all processes, so all must ask
-        if top1 >= self.best_top1:
-            self.best_top1 = top1
-            self.save(pl_module, {"val_top1": top1, "epoch": trainer.current_epoch})
+        best = top1 >= self.best_top1
+        self.best_top1 = max(top1, self.best_top1)
+        self.tell(pl_module, {"val_top1": top1, "epoch": trainer.current_epoch}, best)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_top1": self.best_top1}

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import lightning
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch import Tensor
 
 from emim.data.folder import fingerprint
 from emim.data.manifest import ClipList
@@ -23,18 +24,19 @@ from emim.errors import ConfigError
 from emim.files import write_json
 from emim.models import UniFormer
 from emim.models.artifact import ModelCard, save_model
-from emim.processes import Layout, is_first
+from emim.processes import Layout, Team, agree, is_first
 from emim.training.activation_checkpointing import checkpoint_blocks
 from emim.training.batch_plan import BatchPlan, plan_batches
-from emim.training.callbacks import EpochLines, KeepBest
+from emim.training.callbacks import EpochLines, TellValidation
 from emim.training.config import ModelConfig, RunConfig
 from emim.training.loaders import ClipDataModule
 from emim.training.logs import csv_log
-from emim.training.memory import clips_that_fit
+from emim.training.memory import clips_that_fit, free_bytes
 from emim.training.module import ClassificationModule, ShardedModule
 from emim.training.precision import resolve_precision
 from emim.training.recipe import to_dict
-from emim.training.state import SaveState, saved_step
+from emim.training.saved import STATE_FILE, SavedState
+from emim.training.state import SaveState
 
 MODEL_FILE = "model.safetensors"
 SUMMARY_FILE = "summary.json"
@@ -104,30 +106,56 @@ class Fit:
         say(f"{self.plan}; {self.precision} on {layout}")
         self.loaders = ClipDataModule(config, train_clips, val_clips, self.plan, layout.devices, say)
 
-    def run(self, folder: Path, state: Path | None = None) -> RunResult:
+    def run(self, folder: Path, saved: SavedState | None = None) -> RunResult:
         """Train in `folder`, from the saved state of an earlier part of the run if there is one.
 
         Raises: see `emim.training.run.train`.
         """
-        trainer = self._trainer(folder, state)
+        if saved is not None and saved.epoch >= self.config.trainer.epochs:
+            return self._finish(folder, saved)
+        trainer = self._trainer(folder, 0 if saved is None else saved.step)
         module = self._module(folder)
-        # The state is a file of this run's own making, and holds more than tensors.
-        trainer.fit(module, datamodule=self.loaders, ckpt_path=state, weights_only=False)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        if not (folder / MODEL_FILE).is_file() or self.val_clips is None or self.config.trainer.keep == "last":
-            last = trainer.callback_metrics.get("val_top1")
-            self._save(folder, module, {} if last is None else {"val_top1": float(last)})
-        if is_first():
-            write_json(folder / SUMMARY_FILE, self._summary(trainer, module))
+        try:
+            # The state is a file of this run's own making, and holds more than tensors.
+            state = None if saved is None else folder / STATE_FILE
+            trainer.fit(module, datamodule=self.loaders, ckpt_path=state, weights_only=False)
+        except SystemExit as stop:  # how the trainer ends after Ctrl-C
+            raise KeyboardInterrupt from stop
+        if self.val_clips is None or self.config.trainer.keep == "last" or not (folder / MODEL_FILE).is_file():
+            self._save(folder, module.weights(), self.metrics)
+        found = Team(trainer.global_rank, trainer.world_size).gather(
+            (list(self.loaders.skipped.values()), module.missing)
+        )
+        if is_first() and found is not None:
+            skipped = {str(error) for part, _ in found for error in part}
+            missing = {text for _, part in found for text in part}
+            summary = self._summary(trainer.current_epoch, trainer.global_step, module.seconds())
+            write_json(folder / SUMMARY_FILE, {**summary, "skipped": sorted(skipped), "missing": sorted(missing)})
         return RunResult(folder, folder / MODEL_FILE, self.metrics, module.seconds())
 
-    def _trainer(self, folder: Path, state: Path | None) -> lightning.Trainer:
+    def _finish(self, folder: Path, saved: SavedState) -> RunResult:
+        """Leave what a run leaves that was ended between its last state and there."""
+        self.say(f"{folder}: all {saved.epoch} epochs are done; trainer.epochs=<more> goes on")
+        self.metrics.update(saved.metrics)
+        if is_first():
+            if not (folder / MODEL_FILE).is_file() or self.config.trainer.keep == "last" or self.val_clips is None:
+                self._save(folder, saved.weights, self.metrics)
+            if not (folder / SUMMARY_FILE).is_file():
+                write_json(folder / SUMMARY_FILE, self._summary(saved.epoch, saved.step, saved.seconds))
+        return RunResult(folder, folder / MODEL_FILE, self.metrics, saved.seconds)
+
+    def _validated(self, folder: Path, trained: ClassificationModule, reached: dict[str, Any], best: bool) -> None:
+        if self.config.trainer.keep == "last":
+            self.metrics.update(reached)
+        elif best:
+            self.metrics.update(reached)
+            self._save(folder, trained.weights(), reached)
+
+    def _trainer(self, folder: Path, first_step: int) -> lightning.Trainer:
         options = self.config.trainer
         _quieten_lightning()
         loggers: list[Any] = []
         if is_first():
-            first_step = 0 if state is None else saved_step(state)
             loggers = [
                 csv_log(folder, first_step=first_step),
                 TensorBoardLogger(folder, name="", version="tensorboard"),
@@ -155,13 +183,13 @@ class Fit:
     def _callbacks(self, folder: Path) -> list[lightning.Callback]:
         options = self.config.trainer
         callbacks: list[lightning.Callback] = [EpochLines(self.say)]
-        if self.val_clips is not None and options.keep == "best":
-            callbacks.append(KeepBest(lambda trained, reached: self._save(folder, trained, reached)))
+        if self.val_clips is not None:
+            callbacks.append(TellValidation(lambda *told: self._validated(folder, *told)))
         if options.ema > 0:
             callbacks.append(EMAWeightAveraging(decay=options.ema))
         if self.show_bar:
             callbacks.append(RichProgressBar(leave=False))
-        return [*callbacks, SaveState(folder, self.loaders, options.save_minutes)]
+        return [*callbacks, SaveState(folder, self.loaders, options.save_minutes, self.metrics)]
 
     def _strategy(self) -> Strategy | str:
         if self.layout.world == 1:
@@ -179,10 +207,12 @@ class Fit:
             fits = clips_that_fit(
                 self.model,
                 (3, pre.num_frames, pre.training_size, pre.training_size),
-                device=self.layout.device,
+                room=free_bytes(self.layout.device)
+                // (1 if self.layout.device.type == "cuda" else self.layout.devices),
                 mixed=self.precision.endswith("mixed"),
                 repeats=options.repeats,
             )
+            fits = int(agree("EMIM_CLIPS_THAT_FIT", str(fits) if is_first() else None))
         return plan_batches(options, self.config.optim, world=self.layout.world, fits=fits)
 
     def _module(self, folder: Path) -> ClassificationModule:
@@ -203,8 +233,7 @@ class Fit:
             max_seconds=None if options.max_minutes is None else 60 * options.max_minutes,
         )
 
-    def _save(self, folder: Path, trained: ClassificationModule, reached: dict[str, Any]) -> None:
-        self.metrics.update(reached)
+    def _save(self, folder: Path, weights: Mapping[str, Tensor], reached: Mapping[str, Any]) -> None:
         card = ModelCard(
             model=self.config.model.name,
             arguments=model_arguments(self.config.model),
@@ -212,18 +241,17 @@ class Fit:
             preprocessing=self.config.preprocessing.to_dict(),
             config=to_dict(self.config),
             data=fingerprint(self.train_clips),
-            metrics=reached,
+            metrics=dict(reached),
         )
-        weights = trained.weights()
         if is_first():
             save_model(folder / MODEL_FILE, weights, card)
 
-    def _summary(self, trainer: lightning.Trainer, module: ClassificationModule) -> dict[str, Any]:
+    def _summary(self, epochs: int, steps: int, seconds: float) -> dict[str, Any]:
         return {
             "name": self.config.name,
-            "seconds": round(module.seconds(), 1),
-            "epochs": trainer.current_epoch,
-            "steps": trainer.global_step,
+            "seconds": round(seconds, 1),
+            "epochs": epochs,
+            "steps": steps,
             "global_batch": self.plan.global_batch,
             "processes": self.plan.world,
             "lr": self.plan.lr,
@@ -232,8 +260,6 @@ class Fit:
             "val_clips": 0 if self.val_clips is None else len(self.val_clips),
             "classes": len(self.train_clips.classes),
             "data": fingerprint(self.train_clips)["sha256"],
-            "skipped": [str(error) for error in self.loaders.skipped.values()],
-            "missing": list(module.missing),
             **self.metrics,
         }
 
@@ -243,3 +269,5 @@ def _quieten_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
+    # Convolutions in channels-last order have gradients of another layout than the reducer's; it copes.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")

@@ -14,7 +14,7 @@ from emim.data.dataset import TestClips, TrainClips, init_worker
 from emim.data.loader import ClipLoader, ErrorsAsItems, default_workers
 from emim.data.manifest import ClipList
 from emim.data.preprocessing import Preprocessing
-from emim.errors import EmimError
+from emim.errors import ConfigError, EmimError
 from emim.training.batch_plan import BatchPlan
 from emim.training.config import RunConfig
 
@@ -61,10 +61,17 @@ class ClipDataModule(lightning.LightningDataModule):
         return default_workers(self.devices) if given is None else given
 
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position}
+        return {"position": self.position, "division": self.plan.division}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.position = state_dict["position"]
+        before, now = tuple(state_dict["division"]), self.plan.division
+        if self.position[1] and before != now:
+            names = "{} clips a pass, {} passes a step, {} devices"
+            raise ConfigError(
+                f"the run was interrupted within an epoch with {names.format(*before)}; it cannot go on there with "
+                f"{names.format(*now)}. Between epochs it can"
+            )
 
     def train_dataloader(self) -> ClipLoader:
         data, plan = self.config.data, self.plan

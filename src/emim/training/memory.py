@@ -22,7 +22,7 @@ _BYTES_PER_PARAMETER = 20
 
 
 def clips_that_fit(
-    model: nn.Module, clip_shape: tuple[int, int, int, int], *, device: torch.device, mixed: bool, repeats: int = 1
+    model: nn.Module, clip_shape: tuple[int, int, int, int], *, room: int, mixed: bool, repeats: int = 1
 ) -> int:
     """Clips of one pass that training has memory for, at least 1.
 
@@ -31,14 +31,13 @@ def clips_that_fit(
     Args:
         model: the network, on any device; left as it is.
         clip_shape: C, T, H, W.
-        device: where the training will run; its free memory counts.
+        room: free bytes, see `free_bytes`.
         mixed: whether activations are kept in 16 bits where autocast does so.
         repeats: draws of each clip in one pass.
     """
     saved = saved_bytes(model, clip_shape, mixed=mixed)
     state = _BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in model.parameters())
-    room = _USABLE * free_bytes(device) - state
-    return max(1, int(room / (saved * _PEAK_OVER_SAVED * repeats)))
+    return max(1, int((_USABLE * room - state) / (saved * _PEAK_OVER_SAVED * repeats)))
 
 
 def saved_bytes(model: nn.Module, clip_shape: tuple[int, int, int, int], *, mixed: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import lightning
 import yaml
 
-from emim.data.folder import Split, load_clips
+from emim.data.folder import Split, fingerprint, load_clips
 from emim.data.manifest import ClipList
 from emim.errors import CheckpointError, ConfigError
 from emim.files import whole_file, write_json
@@ -19,12 +20,12 @@ from emim.models import UniFormer, create_model, load_checkpoint
 from emim.models.artifact import read_card
 from emim.models.bundled import resolve_checkpoint
 from emim.nn.initialisation import init_linear
-from emim.processes import Layout, agree_on_folder, is_first, layout
+from emim.processes import Layout, agree, is_first, layout
 from emim.training.config import ModelConfig, RunConfig
-from emim.training.fit import Fit, RunResult, model_arguments
+from emim.training.fit import MODEL_FILE, Fit, RunResult, model_arguments
 from emim.training.recipe import load_recipe, to_dict
 from emim.training.record import data_record
-from emim.training.state import STATE_FILE
+from emim.training.saved import STATE_FILE, read_state
 
 CONFIG_FILE = "config.yaml"
 DATA_FILE = "data.json"
@@ -55,7 +56,7 @@ def train(config: RunConfig, *, say: Callable[[str], None] = print, progress_bar
     lightning.seed_everything(config.trainer.seed, verbose=False)
     model = _build_model(config.model, train_clips.classes, say)
     fit = Fit(config, model, train_clips, val_clips, _layout(config), say, progress_bar)
-    folder = agree_on_folder(_new_folder(config) if is_first() else None)
+    folder = _agree_on_folder(_new_folder(config) if is_first() else None)
     if is_first():
         write_json(folder / DATA_FILE, data_record(train_clips, val_clips))
         write_json(folder / VERSIONS_FILE, describe_machine().to_dict())
@@ -71,11 +72,38 @@ def resume(
         raise ConfigError(f"{folder}: not a run folder, it has no {CONFIG_FILE}")
     if not (folder / STATE_FILE).is_file():
         raise ConfigError(f"{folder}: no {STATE_FILE} to go on from; it ended before its first state was saved")
+    saved = read_state(folder / STATE_FILE)
     config = load_recipe(folder / CONFIG_FILE, overrides)
     train_clips, val_clips = _find_clips(config)
+    _check_same_clips(folder, train_clips)
+    processes = _layout(config)
+    if config.trainer.batch_size is None and saved.division[2] == processes.world:
+        # What fits may have changed by a little since; what the run divides its clips by must not.
+        options = dataclasses.replace(config.trainer, batch_size=saved.division[0])
+        config = dataclasses.replace(config, trainer=options)
     model = _build_model(dataclasses.replace(config.model, checkpoint=None), train_clips.classes, say)
-    fit = Fit(config, model, train_clips, val_clips, _layout(config), say, progress_bar)
-    return fit.run(agree_on_folder(folder if is_first() else None), state=folder / STATE_FILE)
+    fit = Fit(config, model, train_clips, val_clips, processes, say, progress_bar)
+    if overrides and is_first():
+        _write_config(folder, load_recipe(folder / CONFIG_FILE, overrides))
+    return fit.run(folder, saved)
+
+
+def _check_same_clips(folder: Path, train_clips: ClipList) -> None:
+    """A run goes on exactly only with the clips that it began with."""
+    record = folder / DATA_FILE
+    if not record.is_file():
+        return
+    before = json.loads(record.read_text(encoding="utf-8"))["train"]
+    if before["sha256"] != fingerprint(train_clips)["sha256"]:
+        raise ConfigError(
+            f"{folder}: the training clips have changed since the run began, from {before['num_clips']} to "
+            f"{len(train_clips)}, or in names or classes; begin a new run with "
+            f"model.checkpoint={folder / MODEL_FILE}"
+        )
+
+
+def _agree_on_folder(folder: Path | None) -> Path:
+    return Path(agree("EMIM_RUN_FOLDER", None if folder is None else str(folder)))
 
 
 def _layout(config: RunConfig) -> Layout:
@@ -139,6 +167,10 @@ def _new_folder(config: RunConfig) -> Path:
         except OSError as error:
             raise ConfigError(f"{folder}: the run folder cannot be made ({error})") from error
         else:
-            with whole_file(folder / CONFIG_FILE) as temporary:
-                temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+            _write_config(folder, config)
             return folder
+
+
+def _write_config(folder: Path, config: RunConfig) -> None:
+    with whole_file(folder / CONFIG_FILE) as temporary:
+        temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")

@@ -4,7 +4,6 @@ the machine is taken away."""
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import time
 from pathlib import Path
@@ -12,26 +11,11 @@ from types import FrameType
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from emim.errors import CheckpointError, PreemptedError
+from emim.errors import PreemptedError
 from emim.training.loaders import ClipDataModule
-
-STATE_FILE = "checkpoints/last.ckpt"
-
-
-def saved_step(state: Path) -> int:
-    """Optimiser steps done when the state was saved.
-
-    Raises:
-        CheckpointError: the file cannot be read.
-    """
-    try:
-        stored = torch.load(state, map_location="cpu", weights_only=False, mmap=True)
-        return int(stored["global_step"])
-    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError) as error:
-        raise CheckpointError(f"{state}: not a readable state of a run ({' '.join(str(error).split())})") from error
+from emim.training.saved import STATE_FILE, read_state
 
 
 class SaveState(Checkpoint):
@@ -44,15 +28,23 @@ class SaveState(Checkpoint):
         folder: the run's folder; `checkpoints/last.ckpt` in it is the state.
         loaders: told what has been trained on, so that a resumed epoch goes on with the next batch.
         minutes: how often to save within an epoch.
+        metrics: what the validations reached so far; saved with the state, and brought up to date from it.
     """
 
-    def __init__(self, folder: Path, loaders: ClipDataModule, minutes: float) -> None:
+    def __init__(self, folder: Path, loaders: ClipDataModule, minutes: float, metrics: dict[str, Any]) -> None:
         self.path = folder / STATE_FILE
         self.loaders = loaders
         self.seconds = 60 * minutes
+        self.metrics = metrics
         self._saved_at = time.monotonic()
         self._asked_to_end = False
         self._earlier_handler: Any = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metrics": dict(self.metrics)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.metrics.update(state_dict["metrics"])
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._saved_at = time.monotonic()
@@ -109,4 +101,5 @@ class SaveState(Checkpoint):
         run = self.path.parents[1]
         if not self.path.is_file():
             return PreemptedError(f"asked to end before anything was saved; start {run} anew")
-        return PreemptedError(f"asked to end; the state is saved, go on with: emim train --resume {run}")
+        step = read_state(self.path).step
+        return PreemptedError(f"asked to end; the state is saved at step {step}, go on with: emim train --resume {run}")
