@@ -21,9 +21,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
+from emim.data.augment.randaugment import OPERATIONS, RandAugment
+from emim.data.augment.transforms import AugmentOptions, TrainTransform, in_clip_order
 from emim.data.preprocessing import Preprocessing, normalise
-from emim.data.randaugment import OPERATIONS, RandAugment
-from emim.data.transforms import AugmentOptions, TrainTransform, in_clip_order
 from emim.data.video import open_video
 
 Frames = npt.NDArray[np.uint8]

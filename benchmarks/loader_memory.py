@@ -19,12 +19,12 @@ import sys
 import time
 from pathlib import Path
 
+from emim.data.augment.transforms import AugmentOptions
 from emim.data.batches import EpochBatches
 from emim.data.dataset import TrainClips
 from emim.data.loader import ClipLoader
 from emim.data.manifest import ClipEntry, ClipList
 from emim.data.preprocessing import Preprocessing
-from emim.data.transforms import AugmentOptions
 from emim.data.video import VIDEO_SUFFIXES
 from emim.machine import describe_machine
 

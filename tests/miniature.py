@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-
-from data.video_fixtures import HEIGHT, WIDTH, encode
+from video_fixtures import HEIGHT, WIDTH, encode
 
 TRAIN, HELD_OUT = 4, 2  # clips of a class
 X264 = {"preset": "ultrafast", "x264-params": "log-level=none"}

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from emim.bench.loader import STAGES, LoaderRate, LoaderReport, _stages_of, bench_loader, default_worker_counts
+from emim.data.augment.transforms import AugmentOptions
 from emim.data.dataset import TrainClips
 from emim.data.folder import load_clips
 from emim.data.manifest import ClipList
 from emim.data.preprocessing import Preprocessing
-from emim.data.transforms import AugmentOptions
 from emim.errors import ConfigError
 from emim.machine import describe_machine, usable_cores
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from emim.data.augment.transforms import AugmentOptions
 from emim.data.batches import EpochBatches
 from emim.data.dataset import TestClips, TrainClips, init_worker
 from emim.data.folder import load_clips
@@ -19,7 +20,6 @@ from emim.data.loader import ClipLoader
 from emim.data.manifest import ClipEntry, ClipList
 from emim.data.preprocessing import Preprocessing, test_views
 from emim.data.sampling import segment_indices_test
-from emim.data.transforms import AugmentOptions
 from emim.data.video import open_video
 from emim.errors import BrokenClipsError, ConfigError, DataError, NotAVideoError, VideoError
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from emim.data.augment.transforms import AugmentOptions, TrainTransform
 from emim.data.preprocessing import Preprocessing, crop_start, fit_frames, views_from_frames
-from emim.data.transforms import AugmentOptions, TrainTransform
 from emim.errors import ConfigError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from emim.data.randaugment import RandAugment
+from emim.data.augment.randaugment import RandAugment
 from emim.models import create_model
 from emim.training.activation_checkpointing import checkpoint_blocks
 from emim.training.batch_plan import plan_batches

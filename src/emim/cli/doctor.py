@@ -11,8 +11,8 @@ from emim.cli.console import SubParsers, positive, progress_bar, say, write_json
 from emim.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from emim.data.doctor import DoctorReport
     from emim.data.manifest import ClipList
+    from emim.data.upkeep.doctor import DoctorReport
 
 _MAX_ROWS = 40
 _WIDTH = 110
@@ -42,7 +42,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from emim.data.doctor import examine
+    from emim.data.upkeep.doctor import examine
 
     clip_list, is_labelled = _load(args)
     if args.quarantine is not None:
@@ -73,9 +73,9 @@ def _default_workers() -> int:
 
 def _load(args: argparse.Namespace) -> tuple[ClipList, bool]:
     """The clips, and whether their labels mean anything."""
-    from emim.data.doctor import list_videos
     from emim.data.folder import load_clips
     from emim.data.manifest import read_manifest
+    from emim.data.upkeep.doctor import list_videos
 
     if args.data.suffix.lower() == ".csv" and not args.data.is_dir():
         if args.split is not None:
@@ -114,8 +114,8 @@ def print_report(report: DoctorReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from emim.data.doctor import ADVICE
     from emim.data.manifest import relative_path
+    from emim.data.upkeep.doctor import ADVICE
 
     console = Console(width=_WIDTH, highlight=False, markup=False, emoji=False)
     if report.problems:
@@ -154,7 +154,7 @@ def summary_line(report: DoctorReport) -> str:
 
 def lengths_line(report: DoctorReport) -> str:
     """How much was decoded, and how the videos spread."""
-    from emim.data.doctor import summary_statistics
+    from emim.data.upkeep.doctor import summary_statistics
 
     speed = report.decoded_frames / report.wall_seconds if report.wall_seconds else 0.0
     line = f"{report.hours:.2f} h of video; {report.decoded_frames} frames decoded at {speed:.0f} frames/s"

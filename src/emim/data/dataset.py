@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from emim.data.augment.transforms import AugmentOptions, TrainTransform
 from emim.data.manifest import ClipEntry, ClipList
 from emim.data.preprocessing import Preprocessing, resize, test_views, to_tensor, train_indices
-from emim.data.transforms import AugmentOptions, TrainTransform
 from emim.data.video import VideoReader, open_video
 from emim.errors import ConfigError
 

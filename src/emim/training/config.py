@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from emim.data.augment.transforms import AugmentOptions
 from emim.data.preprocessing import Preprocessing
-from emim.data.transforms import AugmentOptions
 
 
 @dataclass(frozen=True)

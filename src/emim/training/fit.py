@@ -17,9 +17,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor
 
+from emim.data.augment.mix import Mixer
 from emim.data.folder import fingerprint
 from emim.data.manifest import ClipList
-from emim.data.mix import Mixer
 from emim.errors import ConfigError
 from emim.files import write_json
 from emim.models import UniFormer

@@ -21,8 +21,8 @@ from torch.distributed.fsdp import fully_shard
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from emim.data.augment.mix import Mixer
 from emim.data.manifest import ClipList
-from emim.data.mix import Mixer
 from emim.errors import EmimError
 from emim.evaluation.views import score_views
 from emim.models import UniFormer

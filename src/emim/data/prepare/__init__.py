@@ -195,7 +195,7 @@ def describe_missing(split: str, listed: int, missing: Sequence[str], where: str
 def _reencode(
     split: Split, clip_list: ClipList, out: Path, short_side: int, workers: int, strict: bool, bar: Bar
 ) -> tuple[ClipList, tuple[tuple[str, str], ...]]:
-    from emim.data.reencode import reencode
+    from emim.data.upkeep.reencode import reencode
 
     with bar(f"re-encoding {split} videos", len(clip_list)) as progress:
         result = reencode(clip_list, out / _VIDEOS, short_side, workers=workers, progress=progress)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import av
 
-from emim.data.video_container import bytes_missing, describe_content, holds_text, lacks_mp4_index
-from emim.data.video_index import PacketRecord, PacketTable, read_packet_table, video_packets
+from emim.data.video.container import bytes_missing, describe_content, holds_text, lacks_mp4_index
+from emim.data.video.index import PacketRecord, PacketTable, read_packet_table, video_packets
 from emim.errors import (
     EmptyVideoError,
     NotAVideoError,

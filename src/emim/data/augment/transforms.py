@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from emim.data.crops import LetterboxCrop, Placed, RandomResizedCrop, Range, StretchCrop
+from emim.data.augment.crops import LetterboxCrop, Placed, RandomResizedCrop, Range, StretchCrop
+from emim.data.augment.randaugment import RandAugment
 from emim.data.preprocessing import Preprocessing, check_keys, float_tuple, is_number, normalise, resize, to_tensor
-from emim.data.randaugment import RandAugment
 from emim.errors import ConfigError
 from emim.naming import nearest
 

@@ -38,12 +38,12 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from emim.data.clip_source import Frames
-from emim.data.frame_folder import list_frames
-from emim.data.full_decode import FullDecode
-from emim.data.isolated import WorkerLoss, run_isolated
 from emim.data.manifest import ClipList, relative_path
+from emim.data.upkeep.isolated import WorkerLoss, run_isolated
 from emim.data.video import VideoReader, open_video
+from emim.data.video.clip_source import Frames
+from emim.data.video.frame_folder import list_frames
+from emim.data.video.full_decode import FullDecode
 from emim.errors import ConfigError, DataError, EmimError, VideoError
 from emim.files import whole_file
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emim.data.mix import Mixer, cut_box, smooth_one_hot
+from emim.data.augment.mix import Mixer, cut_box, smooth_one_hot
 from emim.errors import ConfigError
 
 BATCH, CLASSES = 4, 6

@@ -47,10 +47,10 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from emim.data.clip_source import Frames, VideoReader, check_frame_count
-from emim.data.frame_folder import IMAGE_SUFFIXES, FrameFolderReader, is_frame_folder
-from emim.data.video_container import bytes_missing
-from emim.data.video_packets import PacketSource
+from emim.data.video.clip_source import Frames, VideoReader, check_frame_count
+from emim.data.video.container import bytes_missing
+from emim.data.video.frame_folder import FrameFolderReader
+from emim.data.video.packets import PacketSource
 from emim.errors import (
     EmptyVideoError,
     TruncatedVideoError,
@@ -60,16 +60,6 @@ from emim.errors import (
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "VIDEO_SUFFIXES",
-    "FrameFolderReader",
-    "VideoFileReader",
-    "VideoReader",
-    "is_frame_folder",
-    "open_video",
-]
 
 VIDEO_SUFFIXES: frozenset[str] = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"}

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from emim.data.clip_source import Frames, VideoReader, check_frame_count
+from emim.data.video.clip_source import Frames, VideoReader, check_frame_count
 from emim.errors import EmptyVideoError, VideoError
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png"})

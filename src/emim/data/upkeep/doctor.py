@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from emim.data.frame_folder import is_frame_folder
-from emim.data.isolated import WorkerLoss, run_isolated
 from emim.data.manifest import ClipEntry, ClipList, format_moment, relative_path
-from emim.data.missing_file import explain_missing
+from emim.data.upkeep.isolated import WorkerLoss, run_isolated
+from emim.data.upkeep.missing_file import explain_missing
+from emim.data.upkeep.video_check import MAX_FPS, Finding, Severity, VideoCheck, VideoFacts, check_video
 from emim.data.video import VIDEO_SUFFIXES
-from emim.data.video_check import MAX_FPS, Finding, Severity, VideoCheck, VideoFacts, check_video
+from emim.data.video.frame_folder import is_frame_folder
 from emim.errors import ConfigError, DataError
 
 # A frame rate that differs from the other videos', or from the time stamps, by more than this is doubtful.

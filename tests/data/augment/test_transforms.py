@@ -13,9 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from emim.data.crops import LetterboxCrop, RandomResizedCrop, StretchCrop
-from emim.data.preprocessing import Fit, Preprocessing
-from emim.data.transforms import (
+from emim.data.augment.crops import LetterboxCrop, RandomResizedCrop, StretchCrop
+from emim.data.augment.transforms import (
     AugmentOptions,
     ColorJitter,
     GaussianNoise,
@@ -27,6 +26,7 @@ from emim.data.transforms import (
     reduced,
     resolve_label_map,
 )
+from emim.data.preprocessing import Fit, Preprocessing
 from emim.errors import ConfigError
 
 FITS: tuple[Fit, ...] = ("crop", "letterbox", "stretch")

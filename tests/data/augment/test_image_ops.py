@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from video_fixtures import moving_frames
 
-from emim.data import image_ops
+from emim.data.augment import image_ops
 
 Frames = NDArray[np.uint8]
 Ours = Callable[[Frames], Frames]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import av
 
-from emim.data.video_index import video_packets
-from emim.data.video_packets import PacketSource
+from emim.data.video.index import video_packets
+from emim.data.video.packets import PacketSource
 from emim.errors import VideoError
 
 if TYPE_CHECKING:

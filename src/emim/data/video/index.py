@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from emim.data import video_h264
+from emim.data.video import h264
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -112,7 +112,7 @@ def read_packet_table(container: InputContainer, stream: VideoStream, memory_lim
     kept_bytes = 0
     pts_are_guesses = False
     doubts: set[str] = set()
-    pictures = video_h264.UnneededPictures(extradata if codec == "h264" else b"")
+    pictures = h264.UnneededPictures(extradata if codec == "h264" else b"")
     for packet in video_packets(container, stream):
         if packet.is_corrupt:
             table.corrupt = True
@@ -188,10 +188,10 @@ def _is_entry(codec: str, extradata: bytes, packet: VideoPacket) -> bool:
     data = bytes(packet)
     if codec == "h264":
         length_size = (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 0
-        return any(video_h264.starts_here(unit) for unit in video_h264.nal_units(data, length_size))
+        return any(h264.starts_here(unit) for unit in h264.nal_units(data, length_size))
     if codec == "hevc":
         length_size = (extradata[21] & 3) + 1 if len(extradata) > 21 and extradata[0] == 1 else 0
-        return any(unit[0] >> 1 & 0x3F in _HEVC_RANDOM_ACCESS for unit in video_h264.nal_units(data, length_size))
+        return any(unit[0] >> 1 & 0x3F in _HEVC_RANDOM_ACCESS for unit in h264.nal_units(data, length_size))
     if codec == "mpeg4":
         at = data.find(_MPEG4_VOP)
         return at >= 0 and at + 4 < len(data) and data[at + 4] >> 6 == 0

@@ -20,7 +20,7 @@ import video_fixtures as vf
 from PIL import Image
 
 from emim.data.manifest import ClipEntry, ClipList, read_manifest
-from emim.data.reencode import INDEX_NAME, reencode
+from emim.data.upkeep.reencode import INDEX_NAME, reencode
 from emim.data.video import VideoReader, open_video
 from emim.errors import ConfigError, DataError
 
@@ -266,7 +266,7 @@ def test_an_interrupt_leaves_whole_files_and_the_next_run_goes_on(tmp_path: Path
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\nfrom emim.data.manifest import ClipEntry, ClipList\n"
-        "from emim.data.reencode import reencode\n"
+        "from emim.data.upkeep.reencode import reencode\n"
         "if __name__ == '__main__':\n"
         "    root = Path(sys.argv[1])\n"
         "    entries = tuple(ClipEntry(root / f'{n}.mp4', 0) for n in range(40))\n"

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emim.data import image_ops
-from emim.data.image_ops import Frames
+from emim.data.augment import image_ops
+from emim.data.augment.image_ops import Frames
 from emim.errors import ConfigError
 from emim.naming import nearest
 

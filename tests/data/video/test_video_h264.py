@@ -10,7 +10,7 @@ import video_fixtures as vf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emim.data.video_h264 import UnneededPictures, pictures_held_back, reorder_depth
+from emim.data.video.h264 import UnneededPictures, pictures_held_back, reorder_depth
 
 
 def stream_of(path: Path) -> tuple[bytes, list[tuple[bytes, int]]]:

@@ -12,13 +12,13 @@ import video_fixtures as vf
 import worker_fixtures
 from PIL import Image
 
-from emim.data.doctor import DoctorReport, examine, list_videos, summary_statistics
 from emim.data.folder import load_clips
-from emim.data.full_decode import FullDecode
-from emim.data.isolated import WorkerLoss, run_isolated
 from emim.data.manifest import read_manifest
-from emim.data.missing_file import explain_missing
-from emim.data.video_check import check_video
+from emim.data.upkeep.doctor import DoctorReport, examine, list_videos, summary_statistics
+from emim.data.upkeep.isolated import WorkerLoss, run_isolated
+from emim.data.upkeep.missing_file import explain_missing
+from emim.data.upkeep.video_check import check_video
+from emim.data.video.full_decode import FullDecode
 from emim.errors import ConfigError, DataError
 
 _X264 = {"x264-params": vf.X264_GOP}

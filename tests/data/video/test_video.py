@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import emim.data.video_packets as video_packets_module
-from emim.data.frame_folder import FrameFolderReader
+import emim.data.video.packets as video_packets_module
 from emim.data.video import VIDEO_SUFFIXES, VideoFileReader, VideoReader, is_frame_folder, open_video
-from emim.data.video_index import read_packet_table
+from emim.data.video.frame_folder import FrameFolderReader
+from emim.data.video.index import read_packet_table
 from emim.errors import (
     EmptyVideoError,
     FrameIndexError,

@@ -19,9 +19,9 @@ from typing import Literal
 
 from av.video.reformatter import VideoReformatter
 
-from emim.data.clip_source import VideoReader
-from emim.data.full_decode import FullDecode
 from emim.data.video import VideoFileReader, open_video
+from emim.data.video.clip_source import VideoReader
+from emim.data.video.full_decode import FullDecode
 from emim.errors import TruncatedVideoError, VideoError
 
 Severity = Literal["error", "warning", "note"]

@@ -11,9 +11,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from emim.data.augment.randaugment import OPERATIONS, RandAugment, Step
+from emim.data.augment.transforms import AugmentOptions, TrainTransform
 from emim.data.preprocessing import Preprocessing
-from emim.data.randaugment import OPERATIONS, RandAugment, Step
-from emim.data.transforms import AugmentOptions, TrainTransform
 from emim.errors import ConfigError
 
 PUBLISHED = "rand-m7-n4-mstd0.5-inc1"

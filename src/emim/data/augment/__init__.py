@@ -1,0 +1,3 @@
+"""Training transforms: of clips (transforms, crops, RandAugment) and of batches (mix)."""
+
+from __future__ import annotations
