@@ -290,4 +290,6 @@ def test_an_interrupt_leaves_whole_files_and_the_next_run_goes_on(tmp_path: Path
     done = len(list(out.glob("*.mp4")))
     assert 2 <= done < 40
     resumed = reencode(as_list(root, *paths[: done + 1]), out, 400, workers=1)
-    assert (resumed.reused, resumed.encoded) == (done, 1)
+    # The interrupt may fall between a file and its line in the index; that one is encoded again.
+    assert resumed.reused >= done - 1
+    assert resumed.reused + resumed.encoded == done + 1
