@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from emim.ops.fused.op import cost_volume_fused
+from emim.ops.fused.tiles import INTERPRETED
 
-__all__ = ["cost_volume_fused"]
+__all__ = ["INTERPRETED", "cost_volume_fused"]

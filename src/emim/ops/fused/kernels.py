@@ -67,6 +67,14 @@ def _window_entry(halo_y, halo_x, tile_y, tile_x, I: tl.constexpr, J: tl.constex
 
 
 @triton.jit
+def _product(a, b, WIDEN: tl.constexpr):
+    """a @ b, summed in float32. WIDEN is for Triton's interpreter, which cannot multiply bfloat16."""
+    if WIDEN:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, input_precision="ieee")
+
+
+@triton.jit
 def forward_kernel(
     q, k, v, rpb, context, affinity, lse,
     heads, frames, pairs, H, W, scale, tiles_x, tiles,
@@ -76,7 +84,7 @@ def forward_kernel(
     o_b, o_n, o_t, o_y, o_x,
     D: tl.constexpr, BLOCK_D: tl.constexpr, I: tl.constexpr, J: tl.constexpr,
     TY: tl.constexpr, TX: tl.constexpr, HX: tl.constexpr, KR: tl.constexpr, PARTS: tl.constexpr,
-    WITH_AFFINITY: tl.constexpr, PRECISION: tl.constexpr,
+    WITH_AFFINITY: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Context, log-sum-exp of the affinities of each query, and the affinities themselves if asked for."""
     batch, head, pair, tile_row, tile_column = _place(tiles_x, tiles, pairs, heads)
@@ -111,7 +119,7 @@ def forward_kernel(
 
         k_KD = _load_rows(k, key_y, key_x, k_y, k_x, key_inside, PAD, D, BLOCK_D)
         bias_MK = tl.load(rpb + entry, mask=within, other=0.0)
-        s_MK = tl.dot(q_MD, tl.trans(k_KD), input_precision=PRECISION) * scale + bias_MK
+        s_MK = _product(q_MD, tl.trans(k_KD), WIDEN) * scale + bias_MK
         if WITH_AFFINITY:
             pointers = affinity + position[:, None] * (I * J) + entry
             tl.store(pointers, s_MK, mask=within & query_inside[:, None])
@@ -124,12 +132,10 @@ def forward_kernel(
         sum_M = sum_M * shrink_M + tl.sum(p_MK, 1)
         v_KD = _load_rows(v, key_y, key_x, v_y, v_x, key_inside, PAD, D, BLOCK_D)
         context_MD = context_MD * shrink_M[:, None]
-        context_MD += tl.dot(p_MK.to(v_KD.dtype), v_KD, input_precision=PRECISION)
+        context_MD += _product(p_MK.to(v_KD.dtype), v_KD, WIDEN)
         top_M = new_top_M
 
-    tl.store(
-        lse + ((batch * heads + head) * pairs + pair) * H * W + position, top_M + tl.log(sum_M), mask=query_inside
-    )
+    tl.store(lse + ((batch * heads + head) * pairs + pair) * H * W + position, top_M + tl.log(sum_M), mask=query_inside)
     context_MD = context_MD / sum_M[:, None]
     context += batch * o_b + head.to(tl.int64) * o_n + pair.to(tl.int64) * o_t
     _store_rows(context, context_MD, query_y, query_x, o_y, o_x, query_inside, D, BLOCK_D)
@@ -175,7 +181,7 @@ def backward_queries_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, I: tl.constexpr, J: tl.constexpr,
     TY: tl.constexpr, TX: tl.constexpr, HX: tl.constexpr, KR: tl.constexpr, PARTS: tl.constexpr,
     BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
-    WITH_AFFINITY: tl.constexpr, WITH_RPB: tl.constexpr, PRECISION: tl.constexpr,
+    WITH_AFFINITY: tl.constexpr, WITH_RPB: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the queries, and of the bias summed over the tile.
 
@@ -205,7 +211,7 @@ def backward_queries_kernel(
     delta_M = tl.sum(g_MD * context_MD.to(tl.float32), 1)
     frame_of_pairs = ((batch * heads + head) * pairs + pair) * H * W
     tl.store(delta + frame_of_pairs + position, delta_M, mask=query_inside)
-    lse_M = tl.load(lse + frame_of_pairs + position, mask=query_inside, other=float("inf"))
+    lse_M = tl.load(lse + frame_of_pairs + position, mask=query_inside, other=0.0)
 
     k += batch * k_b + head.to(tl.int64) * k_n + key_frame.to(tl.int64) * k_t
     v += batch * v_b + head.to(tl.int64) * v_n + key_frame.to(tl.int64) * v_t
@@ -227,9 +233,9 @@ def backward_queries_kernel(
         k_KD = _load_rows(k, key_y, key_x, k_y, k_x, key_inside, PAD, D, BLOCK_D)
         v_KD = _load_rows(v, key_y, key_x, v_y, v_x, key_inside, PAD, D, BLOCK_D)
         bias_MK = tl.load(rpb + entry, mask=within, other=0.0)
-        s_MK = tl.dot(q_MD, tl.trans(k_KD), input_precision=PRECISION) * scale + bias_MK
-        p_MK = tl.exp(s_MK - lse_M[:, None])
-        dp_MK = tl.dot(g_MD, tl.trans(v_KD), input_precision=PRECISION)
+        s_MK = _product(q_MD, tl.trans(k_KD), WIDEN) * scale + bias_MK
+        p_MK = tl.exp(tl.where(within, s_MK, float("-inf")) - lse_M[:, None])
+        dp_MK = _product(g_MD, tl.trans(v_KD), WIDEN)
         ds_MK = tl.where(within, p_MK * (dp_MK - delta_M[:, None]), 0.0)
         if WITH_AFFINITY:
             pointers = grad_affinity + position[:, None] * (I * J) + entry
@@ -237,7 +243,7 @@ def backward_queries_kernel(
             ds_MK += tl.load(pointers + repeated_frame, mask=within & query_repeated[:, None], other=0.0)
         if WITH_RPB:
             grad_rpb_IJ += _sum_of_entries(ds_MK, part, tile_x, I, J, BLOCK_I, BLOCK_J, TY, TX, HX, KR)
-        grad_q_MD += tl.dot(ds_MK.to(k_KD.dtype), k_KD, input_precision=PRECISION)
+        grad_q_MD += _product(ds_MK.to(k_KD.dtype), k_KD, WIDEN)
 
     grad_q += batch * dq_b + head.to(tl.int64) * dq_n + pair.to(tl.int64) * dq_t
     grad_q_MD = grad_q_MD * scale
@@ -262,7 +268,7 @@ def backward_keys_kernel(
     dv_b, dv_n, dv_t, dv_y, dv_x,
     D: tl.constexpr, BLOCK_D: tl.constexpr, I: tl.constexpr, J: tl.constexpr,
     TY: tl.constexpr, TX: tl.constexpr, HX: tl.constexpr, KR: tl.constexpr, PARTS: tl.constexpr,
-    WITH_AFFINITY: tl.constexpr, PRECISION: tl.constexpr,
+    WITH_AFFINITY: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a tile of keys and values, from all queries that see it. Here M are keys and K are queries."""
     batch, head, pair, tile_row, tile_column = _place(tiles_x, tiles, pairs, heads)
@@ -306,20 +312,20 @@ def backward_keys_kernel(
         g_KD = _load_rows(grad_context, query_y, query_x, g_y, g_x, query_inside, 0.0, D, BLOCK_D).to(tl.float32)
         g_KD += _load_rows(grad_context + g_t, query_y, query_x, g_y, g_x, query_repeated, 0.0, D, BLOCK_D)
         g_KD = g_KD.to(q_KD.dtype)
-        lse_K = tl.load(lse + frame_of_pairs + position, mask=query_inside, other=float("inf"))
+        lse_K = tl.load(lse + frame_of_pairs + position, mask=query_inside, other=0.0)
         delta_K = tl.load(delta + frame_of_pairs + position, mask=query_inside, other=0.0)
 
         bias_MK = tl.load(rpb + entry, mask=within, other=0.0)
-        s_MK = tl.dot(k_MD, tl.trans(q_KD), input_precision=PRECISION) * scale + bias_MK
-        p_MK = tl.where(within, tl.exp(s_MK - lse_K[None, :]), 0.0)
-        grad_v_MD += tl.dot(p_MK.to(g_KD.dtype), g_KD, input_precision=PRECISION)
-        dp_MK = tl.dot(v_MD, tl.trans(g_KD), input_precision=PRECISION)
+        s_MK = _product(k_MD, tl.trans(q_KD), WIDEN) * scale + bias_MK
+        p_MK = tl.exp(tl.where(within, s_MK, float("-inf")) - lse_K[None, :])
+        grad_v_MD += _product(p_MK.to(g_KD.dtype), g_KD, WIDEN)
+        dp_MK = _product(v_MD, tl.trans(g_KD), WIDEN)
         ds_MK = tl.where(within, p_MK * (dp_MK - delta_K[None, :]), 0.0)
         if WITH_AFFINITY:
             pointers = grad_affinity + position[None, :] * (I * J) + entry
             ds_MK += tl.load(pointers, mask=within, other=0.0)
             ds_MK += tl.load(pointers + repeated_frame, mask=within & query_repeated[None, :], other=0.0)
-        grad_k_MD += tl.dot(ds_MK.to(q_KD.dtype), q_KD, input_precision=PRECISION)
+        grad_k_MD += _product(ds_MK.to(q_KD.dtype), q_KD, WIDEN)
 
     grad_k += batch * dk_b + head.to(tl.int64) * dk_n
     grad_v += batch * dv_b + head.to(tl.int64) * dv_n

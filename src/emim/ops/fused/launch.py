@@ -15,7 +15,7 @@ from torch import Tensor
 
 from emim.errors import OpInputError
 from emim.ops.fused import kernels
-from emim.ops.fused.tiles import Tiling, run_fastest
+from emim.ops.fused.tiles import INTERPRETED, Tiling, run_fastest
 
 _MAX_OFFSET = 2**31 - 1
 
@@ -140,7 +140,7 @@ def _constants(q: Tensor, rpb: Tensor, with_affinity: bool) -> dict[str, Any]:
         "I": I,
         "J": J,
         "WITH_AFFINITY": with_affinity,
-        "PRECISION": "ieee",
+        "WIDEN": INTERPRETED and q.dtype == torch.bfloat16,
     }
 
 

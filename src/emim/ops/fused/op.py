@@ -37,9 +37,7 @@ def cost_volume_fused(
 
 
 @torch.library.custom_op("emim::cost_volume", mutates_args=())
-def _cost_volume(
-    q: Tensor, k: Tensor, v: Tensor, rpb: Tensor, with_affinity: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _cost_volume(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor, with_affinity: bool) -> tuple[Tensor, Tensor, Tensor]:
     return launch.forward(q, k, v, rpb, with_affinity)
 
 
