@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from emim.ops.cost_volume import BACKENDS, cost_volume_attention
+from emim.ops.backends import BACKENDS, Choice
+from emim.ops.cost_volume import cost_volume_attention, explain
 
-__all__ = ["BACKENDS", "cost_volume_attention"]
+__all__ = ["BACKENDS", "Choice", "cost_volume_attention", "explain"]

@@ -1,4 +1,4 @@
-"""Cost-volume attention: the public function, its checks, and the choice of backend.
+"""Cost-volume attention: the public function and its checks.
 
 Shape suffixes: B batch, N heads, T frames, H and W token grid, D head width, I and J window height and
 width, P = I * J displacements in row-major order (dy first).
@@ -6,26 +6,13 @@ width, P = I * J displacements in row-major order (dy first).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Final, Literal, overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
-from emim.errors import OpInputError, UnknownNameError
-from emim.naming import nearest
-from emim.ops.dense import cost_volume_dense
-from emim.ops.reference import cost_volume_reference
-
-_PairBackend = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-
-BACKENDS: Final[Mapping[str, _PairBackend]] = MappingProxyType(
-    {"reference": cost_volume_reference, "dense": cost_volume_dense}
-)
-"""Backends by name. Each maps formed and scaled frame pairs to (context, affinity)."""
-
-DEFAULT_BACKEND: Final = "dense"
+from emim.errors import OpInputError
+from emim.ops.backends import BACKENDS, Choice, choose
 
 
 @overload
@@ -65,14 +52,16 @@ def cost_volume_attention(
     one and repeats the result of the pair (T - 2, T - 1); with T = 1 the frame is paired with itself.
 
     Queries are scaled by D ** -0.5 here. Affinity, softmax and aggregation run in float32 (float64 for
-    float64 inputs) whatever the input dtype and autocast state.
+    float64 inputs) whatever the input dtype and autocast state; the fused backend rounds the probabilities to the
+    input dtype before it multiplies them with the values.
 
     Args:
         q_BNTHWD: unscaled queries, [B, heads, T, H, W, head width].
         k_BNTHWD: keys, the same shape, dtype and device.
         v_BNTHWD: values, the same shape, dtype and device.
         rpb_NIJ: bias of each head and displacement, [heads, window height, window width], both odd.
-        backend: "dense" (the default) or "reference" (the definition, slow).
+        backend: "dense" (the default), "fused" (Triton kernels), "auto" (fused wherever it can run) or "reference"
+            (the definition, slow). None leaves it to the environment variable EMIM_OPS_BACKEND; see `explain`.
         return_affinity: also return the raw affinity (before the softmax), the cost volume.
 
     Returns:
@@ -80,34 +69,28 @@ def cost_volume_attention(
         the affinity in float32 (float64 for float64 inputs).
 
     Raises:
-        OpInputError: shapes, dtypes or devices do not fit, or a window side is even.
+        OpInputError: shapes, dtypes or devices do not fit, a window side is even, or the backend named cannot take
+            such tensors.
         UnknownNameError: no such backend.
     """
     _check(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ)
-    name = DEFAULT_BACKEND if backend is None else backend
-    if name not in BACKENDS:
-        raise UnknownNameError(f"no backend {name!r} of cost_volume_attention; {nearest(name, BACKENDS)}")
-
-    compute_dtype = torch.float64 if q_BNTHWD.dtype == torch.float64 else torch.float32
-    T, D = q_BNTHWD.shape[2], q_BNTHWD.shape[5]
-    first, second = (slice(0, -1), slice(1, None)) if T > 1 else (slice(None), slice(None))
+    name = choose(q_BNTHWD, rpb_NIJ, backend).backend
     with torch.autocast(device_type=q_BNTHWD.device.type, enabled=False):
-        context, affinity = BACKENDS[name](
-            q_BNTHWD[:, :, first].to(compute_dtype) * D**-0.5,
-            k_BNTHWD[:, :, second].to(compute_dtype),
-            v_BNTHWD[:, :, second].to(compute_dtype),
-            rpb_NIJ.to(compute_dtype),
-        )
-    if T > 1:
-        context = _repeat_last_frame(context)
-    context = context.to(q_BNTHWD.dtype)
-    if not return_affinity:
-        return context
-    return context, _repeat_last_frame(affinity) if T > 1 else affinity
+        context, affinity = BACKENDS[name].run(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ, with_affinity=return_affinity)
+    return (context, affinity) if return_affinity else context
 
 
-def _repeat_last_frame(x_BNTHWC: Tensor) -> Tensor:
-    return torch.cat([x_BNTHWC, x_BNTHWC[:, :, -1:]], dim=2)
+def explain(
+    q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor, *, backend: str | None = None
+) -> Choice:
+    """Which backend `cost_volume_attention` runs for these arguments, and why others cannot; computes nothing.
+
+    >>> x = torch.zeros(1, 1, 2, 4, 4, 8, dtype=torch.float64)
+    >>> explain(x, x, x, torch.zeros(1, 3, 3)).backend
+    'dense'
+    """
+    _check(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ)
+    return choose(q_BNTHWD, rpb_NIJ, backend)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor) -> None:

@@ -1,0 +1,152 @@
+"""Launching the kernels: checks of memory layout, allocation of results, grids.
+
+Shape suffixes: B batch, N heads, T frames, R frame pairs (T - 1, or 1 for one frame), H and W token grid, D head
+width, I and J window height and width, P = I * J displacements.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from emim.errors import OpInputError
+from emim.ops.fused import kernels
+from emim.ops.fused.tiles import INTERPRETED, Tiling, run_fastest
+
+_MAX_OFFSET = 2**31 - 1
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor, with_affinity: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """context_BNTHWD, affinity_BNTHWP (empty unless asked for) and lse_BNRHW."""
+    q, k, v = (_rows_in_one_piece(x) for x in (q, k, v))
+    context, affinity, lse = empty_results(q, rpb, with_affinity)
+    constants = _constants(q, rpb, with_affinity)
+
+    def run(tiling: Tiling) -> None:
+        across, tiles = tiling.tiles(*q.shape[3:5])
+        kernels.forward_kernel[(_frame_pairs(q) * tiles,)](
+            q, k, v, rpb, context, affinity if with_affinity else lse, lse,
+            *_sizes(q), across, tiles,
+            *_strides(q, k, v, context),
+            **constants, **tiling.halo((rpb.shape[1], rpb.shape[2])),
+            num_warps=tiling.warps, num_stages=tiling.stages,
+        )  # fmt: skip
+
+    with _on_device(q):
+        run_fastest(("forward", *_key(q, rpb), with_affinity), run)
+    return context, affinity, lse
+
+
+def backward(
+    grad_context: Tensor,
+    grad_affinity: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rpb: Tensor,
+    context: Tensor,
+    lse: Tensor,
+    with_rpb: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v and rpb_NIJ (empty unless asked for)."""
+    q, k, v, grad_context = (_rows_in_one_piece(x) for x in (q, k, v, grad_context))
+    with_affinity = grad_affinity is not None
+    # A pointer must be given; where it is not wanted the kernels never read it.
+    grad_affinity = lse if grad_affinity is None else grad_affinity.contiguous()
+    grad_q, grad_k, grad_v = (empty_like_rows(x) for x in (q, k, v))
+    delta = torch.empty_like(lse)
+    constants = _constants(q, rpb, with_affinity)
+    N, I, J = rpb.shape
+
+    def run_queries(tiling: Tiling) -> Tensor:
+        across, tiles = tiling.tiles(*q.shape[3:5])
+        parts = rpb.new_empty((q.shape[0], N, lse.shape[2] * tiles, I, J) if with_rpb else (0,))
+        kernels.backward_queries_kernel[(_frame_pairs(q) * tiles,)](
+            q, k, v, rpb, context, lse, grad_context, grad_affinity, grad_q, delta, parts if with_rpb else lse,
+            *_sizes(q), across, tiles,
+            *_strides(q, k, v, context, grad_context, grad_q),
+            **constants, **tiling.halo((I, J)),
+            BLOCK_I=triton.next_power_of_2(I), BLOCK_J=triton.next_power_of_2(J), WITH_RPB=with_rpb,
+            num_warps=tiling.warps, num_stages=tiling.stages,
+        )  # fmt: skip
+        return parts
+
+    def run_keys(tiling: Tiling) -> None:
+        across, tiles = tiling.tiles(*q.shape[3:5])
+        kernels.backward_keys_kernel[(_frame_pairs(q) * tiles,)](
+            q, k, v, rpb, lse, delta, grad_context, grad_affinity, grad_k, grad_v,
+            *_sizes(q), across, tiles,
+            *_strides(q, k, v, grad_context, grad_k, grad_v),
+            **constants, **tiling.halo((I, J)),
+            num_warps=tiling.warps, num_stages=tiling.stages,
+        )  # fmt: skip
+
+    with _on_device(q):
+        parts = run_fastest(("queries", *_key(q, rpb), with_affinity, with_rpb), run_queries)
+        run_fastest(("keys", *_key(q, rpb), with_affinity), run_keys)
+    assert parts is not None
+    return grad_q, grad_k, grad_v, parts.sum((0, 2)) if with_rpb else parts
+
+
+def empty_results(q: Tensor, rpb: Tensor, with_affinity: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """What `forward` returns, not yet filled."""
+    B, N, T, H, W, _ = q.shape
+    affinity_shape = (B, N, T, H, W, rpb.shape[1] * rpb.shape[2]) if with_affinity else (0,)
+    return (
+        empty_like_rows(q),
+        q.new_empty(affinity_shape, dtype=torch.float32),
+        q.new_empty((B, N, max(1, T - 1), H, W), dtype=torch.float32),
+    )
+
+
+def empty_like_rows(x_BNTHWD: Tensor) -> Tensor:
+    """Not yet filled, in the order of dimensions of x if the channels of a position lie side by side there."""
+    if x_BNTHWD.stride(-1) == 1:
+        return torch.empty_like(x_BNTHWD)
+    return torch.empty_like(x_BNTHWD, memory_format=torch.contiguous_format)
+
+
+def _rows_in_one_piece(x_BNTHWD: Tensor) -> Tensor:
+    """x, copied if the channels of a position do not lie side by side or a frame spans 2^31 elements."""
+    span = sum((size - 1) * stride for size, stride in zip(x_BNTHWD.shape[3:], x_BNTHWD.stride()[3:], strict=True))
+    return x_BNTHWD if x_BNTHWD.stride(-1) == 1 and span <= _MAX_OFFSET else x_BNTHWD.contiguous()
+
+
+def _frame_pairs(q: Tensor) -> int:
+    return q.shape[0] * q.shape[1] * max(1, q.shape[2] - 1)
+
+
+def _sizes(q: Tensor) -> tuple[int | float, ...]:
+    _, N, T, H, W, D = q.shape
+    return N, T, max(1, T - 1), H, W, float(D**-0.5)
+
+
+def _strides(*tensors: Tensor) -> list[int]:
+    return [stride for x in tensors for stride in x.stride()[:5]]
+
+
+def _constants(q: Tensor, rpb: Tensor, with_affinity: bool) -> dict[str, Any]:
+    H, W, D = q.shape[3:]
+    _, I, J = rpb.shape
+    if H * W * max(I * J, D) > _MAX_OFFSET:
+        raise OpInputError(f"a frame of {H} x {W} tokens with window {I} x {J} is too large for the fused backend")
+    return {
+        "D": D,
+        "BLOCK_D": max(16, triton.next_power_of_2(D)),
+        "I": I,
+        "J": J,
+        "WITH_AFFINITY": with_affinity,
+        "WIDEN": INTERPRETED and q.dtype == torch.bfloat16,
+    }
+
+
+def _key(q: Tensor, rpb: Tensor) -> tuple[object, ...]:
+    return q.device, q.dtype, tuple(q.shape[3:]), tuple(rpb.shape[1:])
+
+
+def _on_device(x: Tensor) -> AbstractContextManager[object]:
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
