@@ -23,9 +23,13 @@ from emim.ops.fused import INTERPRETED, tiles
 from emim.ops.fused.op import _cost_volume
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = pytest.mark.skipif(
-    DEVICE == "cpu" and not INTERPRETED, reason="no GPU, and TRITON_INTERPRET=1 was not set before Triton was imported"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        DEVICE == "cpu" and not INTERPRETED,
+        reason="no GPU, and TRITON_INTERPRET=1 was not set before Triton was imported",
+    ),
+    pytest.mark.filterwarnings("default:TRITON_DEFAULT_FP_FUSION"),  # Triton 3.9 announces a change
+]
 
 TOLERANCES = {torch.float32: 3e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}  # of the largest value
 NAMES = ("context", "affinity", "gradient of q", "gradient of k", "gradient of v", "gradient of rpb")
@@ -33,7 +37,8 @@ Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @pytest.fixture(autouse=True)
-def poison() -> Iterator[None]:
+def poison(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv(tiles.TUNING_VARIABLE, "0")
     torch.use_deterministic_algorithms(True)  # torch.utils.deterministic.fill_uninitialized_memory is on by default
     yield
     torch.use_deterministic_algorithms(False)
@@ -72,9 +77,9 @@ def assert_equal_results(ours: list[Tensor | None], exact: list[Tensor | None], 
             continue
         assert x is not None, name
         limit = 3e-6 if name == "affinity" else tolerance
-        torch.testing.assert_close(
-            x.double(), y, rtol=0, atol=limit * max(float(y.abs().max()), 1e-2), msg=lambda m, name=name: f"{name}: {m}"
-        )
+        # Gradients are sums of terms of size 1, which may cancel; their rounding does not.
+        scale = max(float(y.abs().max()), 1.0 if name.startswith("gradient") else 1e-2)
+        torch.testing.assert_close(x.double(), y, rtol=0, atol=limit * scale, msg=lambda m, name=name: f"{name}: {m}")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +122,9 @@ def test_gradients_through_one_output_alone(through: str) -> None:
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="on a GPU the fastest tiling is taken")
-@pytest.mark.parametrize("tiling", [tiles.Tiling(4, 8, 32, 4, 1), tiles.Tiling(2, 16, 32, 4, 1), tiles.CANDIDATES[-1]])
+@pytest.mark.parametrize(
+    "tiling", [tiles.Tiling(4, 8, 32, 4, 1), tiles.Tiling(2, 16, 32, 4, 1), tiles.FOR_TENSOR_CORES[-1]]
+)
 def test_every_tiling_gives_the_same(tiling: tiles.Tiling, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "WHEN_INTERPRETED", tiling)
     inputs = make_inputs((1, 1, 1, 5, 17, 16, 5, 3))

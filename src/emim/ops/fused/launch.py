@@ -37,7 +37,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor, with_affinity: bool) -
         )  # fmt: skip
 
     with _on_device(q):
-        run_fastest(("forward", *_key(q, rpb), with_affinity), run)
+        run_fastest(("forward", *_key(q, rpb), with_affinity), q.dtype, run)
     return context, affinity, lse
 
 
@@ -86,9 +86,8 @@ def backward(
         )  # fmt: skip
 
     with _on_device(q):
-        parts = run_fastest(("queries", *_key(q, rpb), with_affinity, with_rpb), run_queries)
-        run_fastest(("keys", *_key(q, rpb), with_affinity), run_keys)
-    assert parts is not None
+        parts = run_fastest(("queries", *_key(q, rpb), with_affinity, with_rpb), q.dtype, run_queries)
+        run_fastest(("keys", *_key(q, rpb), with_affinity), q.dtype, run_keys)
     return grad_q, grad_k, grad_v, parts.sum((0, 2)) if with_rpb else parts
 
 
