@@ -23,19 +23,48 @@ def inputs(dtype: torch.dtype = torch.float64, D: int = 4, I: int = 3) -> tuple[
     return x, x, x, torch.randn(1, I, I)
 
 
-def test_dense_runs_unless_another_is_named() -> None:
-    assert explain(*inputs()).backend == "dense"
-    assert explain(*inputs(torch.float32)).backend == "dense"
-    assert str(explain(*inputs())) == "dense"
+@pytest.fixture
+def nothing_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without Triton and without a compiler."""
+    monkeypatch.setattr(backends, "_TRITON", False)
+    monkeypatch.setattr(backends.native, "why_no_library", lambda: "no compiler")
+
+
+def test_a_named_backend_is_explained_without_more_ado() -> None:
+    assert str(explain(*inputs(), backend="dense")) == "dense"
     assert explain(*inputs(), backend="reference").backend == "reference"
 
 
-def test_auto_falls_back_and_says_why_without_a_warning() -> None:
+@pytest.mark.usefixtures("nothing_fast")
+def test_without_anything_faster_dense_runs_and_says_why_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        choice = explain(*inputs(), backend="auto")
+        choice = explain(*inputs(torch.float32))
     assert choice.backend == "dense"
-    assert str(choice).startswith("dense; not fused: ")
+    assert choice.refused["native"] == "no compiler"
+    assert str(choice).startswith("dense; not fused: Triton is not installed")
+
+
+def test_on_other_devices_dense_runs() -> None:
+    choice = explain(*(x.to("meta") for x in inputs(torch.float32)))
+    assert choice.backend == "dense"
+    assert choice.refused["native"] == "it needs the CPU, and the tensors are on meta"
+
+
+def test_inputs_that_no_fast_backend_takes_are_warned_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.native, "why_no_library", lambda: None)
+    monkeypatch.setattr(backends.native, "takes", lambda dtype: False)
+    with pytest.warns(UserWarning, match=r"does not take torch.float32 \(backend 'native'\); using"):
+        assert explain(*inputs(torch.float32)).backend == "dense"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert explain(*inputs(torch.float32)).backend == "dense"
+
+
+def test_the_interpreter_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed (pip install 'emim[gpu]')")
+    monkeypatch.setattr(backends.fused, "INTERPRETED", True)
+    assert "for tests" in explain(*inputs(torch.float32)).refused["fused"]
 
 
 def test_a_backend_named_in_the_call_runs_or_says_why_not() -> None:
@@ -65,19 +94,17 @@ def test_a_mistyped_wish_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         explain(*inputs())
 
 
-def test_fused_says_why_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_TRITON", False)
-    assert explain(*inputs(torch.float32), backend="auto").refused == {
-        "fused": "Triton is not installed (pip install 'emim[gpu]')"
-    }
-
-
 @pytest.mark.skipif(not backends._TRITON, reason="Triton is not installed")
 def test_fused_names_what_it_cannot_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    def complaint(given: tuple[Tensor, ...]) -> str:
+        with pytest.raises(OpInputError, match="backend 'fused' cannot run: ") as caught:
+            explain(*given, backend="fused")
+        return str(caught.value)
+
     monkeypatch.setattr(backends.fused, "INTERPRETED", False)
-    assert "NVIDIA GPU, and the tensors are on cpu" in str(explain(*inputs(torch.float32), backend="auto"))
+    assert "NVIDIA GPU, and the tensors are on cpu" in complaint(inputs(torch.float32))
     monkeypatch.setattr(backends.fused, "INTERPRETED", True)
-    assert "not torch.float64" in str(explain(*inputs(), backend="auto"))
-    assert "the head width 130 is above 128" in str(explain(*inputs(torch.float32, D=130), backend="auto"))
-    assert "the window 17 x 17 is above 15" in str(explain(*inputs(torch.float32, I=17), backend="auto"))
-    assert str(explain(*inputs(torch.bfloat16), backend="auto")) == "fused"
+    assert "not torch.float64" in complaint(inputs())
+    assert "the head width 130 is above 128" in complaint(inputs(torch.float32, D=130))
+    assert "the window 17 x 17 is above 15" in complaint(inputs(torch.float32, I=17))
+    assert str(explain(*inputs(torch.bfloat16), backend="fused")) == "fused"

@@ -2,7 +2,8 @@
 
 A backend takes whole clips (unscaled queries, every frame) and returns context and raw affinity. The portable ones,
 "dense" and "reference", are functions of frame pairs; forming pairs and repeating the last frame is done here for
-both. "fused" does all of it in its kernels, but only for some tensors, and says why not for others.
+both. "native" (CPUs, compiled on first use) and "fused" (NVIDIA GPUs, Triton) do all of it themselves, but only on some
+machines and for some tensors, and say why not for others.
 
 Shape suffixes as in `emim.ops.cost_volume`.
 """
@@ -22,13 +23,18 @@ from torch import Tensor
 
 from emim.errors import OpInputError, UnknownNameError
 from emim.naming import nearest
+from emim.ops import native
 from emim.ops.dense import cost_volume_dense
 from emim.ops.reference import cost_volume_reference
 
-DEFAULT_BACKEND: Final = "dense"
+AUTO: Final = "auto"
+"""The fastest backend that can run; what is chosen where nobody names one."""
+
+FALLBACK: Final = "dense"
+"""Runs everywhere."""
 
 ENVIRONMENT_VARIABLE: Final = "EMIM_OPS_BACKEND"
-"""Names the backend of calls that name none. Where it cannot run, the default does, with one warning."""
+"""Names the backend of calls that name none. Where it cannot run, dense does, with one warning."""
 
 
 class Backend(Protocol):
@@ -40,8 +46,12 @@ class Backend(Protocol):
         """Context and raw affinity; the affinity may be anything if it is not asked for."""
         ...
 
-    def why_not(self, q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> str | None:
-        """Why it cannot take such tensors, or None if it can."""
+    def why_not_here(self, device: torch.device) -> str | None:
+        """Why it cannot run on this machine and device, or None if it can."""
+        ...
+
+    def why_not_these(self, q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> str | None:
+        """Why it cannot take such tensors where it can run, or None if it can."""
         ...
 
 
@@ -68,9 +78,32 @@ class OfPairs:
             affinity = _repeat_last_frame(affinity) if with_affinity else affinity
         return context.to(q_BNTHWD.dtype), affinity
 
-    def why_not(self, q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> str | None:
+    def why_not_here(self, device: torch.device) -> str | None:
+        del device
+        return None
+
+    def why_not_these(self, q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> str | None:
         del q_BNTHWD, rpb_NIJ
         return None
+
+
+class Native:
+    """The compiled library of `emim.ops.native`, on CPUs."""
+
+    def run(
+        self, q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor, *, with_affinity: bool
+    ) -> tuple[Tensor, Tensor]:
+        return native.cost_volume_native(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ, with_affinity=with_affinity)
+
+    def why_not_here(self, device: torch.device) -> str | None:
+        if device.type != "cpu":
+            return f"it needs the CPU, and the tensors are on {device}"
+        reason: str | None = native.why_no_library()
+        return reason
+
+    def why_not_these(self, q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> str | None:
+        del rpb_NIJ
+        return None if native.takes(q_BNTHWD.dtype) else f"as compiled here it does not take {q_BNTHWD.dtype}"
 
 
 class Fused:
@@ -86,14 +119,18 @@ class Fused:
     ) -> tuple[Tensor, Tensor]:
         return fused.cost_volume_fused(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ, with_affinity=with_affinity)
 
-    def why_not(self, q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> str | None:
+    def why_not_here(self, device: torch.device) -> str | None:
         if not _TRITON:
             return "Triton is not installed (pip install 'emim[gpu]')"
-        if not fused.INTERPRETED:
-            if not q_BNTHWD.is_cuda or torch.version.cuda is None:
-                return f"it needs an NVIDIA GPU, and the tensors are on {q_BNTHWD.device}"
-            if torch.cuda.get_device_capability(q_BNTHWD.device) < self._OLDEST_GPU:
-                return "the GPU is older than compute capability {}.{}".format(*self._OLDEST_GPU)
+        if fused.INTERPRETED:
+            return None
+        if device.type != "cuda" or torch.version.cuda is None:
+            return f"it needs an NVIDIA GPU, and the tensors are on {device}"
+        if torch.cuda.get_device_capability(device) < self._OLDEST_GPU:
+            return "the GPU is older than compute capability {}.{}".format(*self._OLDEST_GPU)
+        return None
+
+    def why_not_these(self, q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> str | None:
         if q_BNTHWD.dtype not in self._DTYPES:
             return f"it takes float32, float16 and bfloat16, not {q_BNTHWD.dtype}"
         if q_BNTHWD.shape[5] > self._WIDEST_HEAD:
@@ -110,9 +147,17 @@ if _TRITON:
     from emim.ops import fused
 
 BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType(
-    {"reference": OfPairs(cost_volume_reference), "dense": OfPairs(cost_volume_dense), "fused": Fused()}
+    {
+        "reference": OfPairs(cost_volume_reference),
+        "dense": OfPairs(cost_volume_dense),
+        "native": Native(),
+        "fused": Fused(),
+    }
 )
 """Backends by name."""
+
+_FAST: Final = ("fused", "native")
+"""Faster than dense wherever they can run, in the order in which they are asked."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +166,7 @@ class Choice:
 
     Attributes:
         backend: its name.
-        refused: reasons by backend name.
+        refused: reasons by backend name, of those that were asked before it.
     """
 
     backend: str
@@ -134,27 +179,52 @@ class Choice:
 def choose(q_BNTHWD: Tensor, rpb_NIJ: Tensor, backend: str | None = None) -> Choice:
     """Which backend runs for such tensors.
 
-    A name given in the call is binding. One from the environment variable EMIM_OPS_BACKEND is a wish: where
-    that backend cannot run the default does. "auto" is the fused backend wherever it can run.
+    It follows from their device, dtype and shape; all backends give the affinity where it is wanted, at little extra
+    cost, so that plays no part. A name given in the call is binding. One from the environment variable
+    EMIM_OPS_BACKEND is a wish: where that backend cannot run, dense does. "auto", the default, is the fastest that can
+    run. While a graph is exported "auto" is dense, which consists of PyTorch's own operators.
 
     Raises:
         UnknownNameError: no such backend.
         OpInputError: the backend named in the call cannot take such tensors.
     """
-    wished = os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_BACKEND if backend is None else backend
-    name = "fused" if wished == "auto" else wished
+    name = os.environ.get(ENVIRONMENT_VARIABLE) or AUTO if backend is None else backend
+    if name == AUTO:
+        return _fastest(q_BNTHWD, rpb_NIJ)
     if name not in BACKENDS:
         whence = f" (from {ENVIRONMENT_VARIABLE})" if backend is None else ""
-        suggestion = nearest(name, [*BACKENDS, "auto"])
+        suggestion = nearest(name, [*BACKENDS, AUTO])
         raise UnknownNameError(f"no backend {name!r}{whence} of cost_volume_attention; {suggestion}")
-    reason = BACKENDS[name].why_not(q_BNTHWD, rpb_NIJ)
+    reason = BACKENDS[name].why_not_here(q_BNTHWD.device) or BACKENDS[name].why_not_these(q_BNTHWD, rpb_NIJ)
     if reason is None:
         return Choice(name)
-    if backend is not None and wished != "auto":
+    if backend is not None:
         raise OpInputError(f"backend {name!r} cannot run: {reason}")
-    if wished != "auto":
-        _warn_once(f"{ENVIRONMENT_VARIABLE}={wished}: {reason}; using {DEFAULT_BACKEND!r}")
-    return Choice(DEFAULT_BACKEND, {name: reason})
+    _warn_once(f"{ENVIRONMENT_VARIABLE}={name}: {reason}; using {FALLBACK!r}")
+    return Choice(FALLBACK, {name: reason})
+
+
+def _fastest(q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> Choice:
+    if _exporting():
+        return Choice(FALLBACK, dict.fromkeys(_FAST, "a graph is being exported"))
+    refused: dict[str, str] = {}
+    for name in _FAST:
+        if name == "fused" and _TRITON and fused.INTERPRETED:
+            refused[name] = "Triton runs in its interpreter, which is for tests"
+            continue
+        reason = BACKENDS[name].why_not_here(q_BNTHWD.device)
+        if reason is None:
+            reason = BACKENDS[name].why_not_these(q_BNTHWD, rpb_NIJ)
+            if reason is None:
+                return Choice(name, refused)
+            _warn_once(f"cost_volume_attention: {reason} (backend {name!r}); using slower ones")
+        refused[name] = reason
+    return Choice(FALLBACK, refused)
+
+
+def _exporting() -> bool:
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tracing or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
 
 
 def _repeat_last_frame(x_BNTHWC: Tensor) -> Tensor:

@@ -60,8 +60,10 @@ def cost_volume_attention(
         k_BNTHWD: keys, the same shape, dtype and device.
         v_BNTHWD: values, the same shape, dtype and device.
         rpb_NIJ: bias of each head and displacement, [heads, window height, window width], both odd.
-        backend: "dense" (the default), "fused" (Triton kernels), "auto" (fused wherever it can run) or "reference"
-            (the definition, slow). None leaves it to the environment variable EMIM_OPS_BACKEND; see `explain`.
+        backend: "auto" (the fastest that can run), "fused" (Triton kernels, NVIDIA GPUs), "native" (compiled on first
+            use, CPUs), "dense" (PyTorch's own operators, anywhere) or "reference" (the definition, slow). None
+            leaves it to the environment variable EMIM_OPS_BACKEND, or else is "auto"; see `explain`. Gradients of
+            gradients and `torch.func` need "dense" or "reference".
         return_affinity: also return the raw affinity (before the softmax), the cost volume.
 
     Returns:
@@ -86,7 +88,7 @@ def explain(
     """Which backend `cost_volume_attention` runs for these arguments, and why others cannot; computes nothing.
 
     >>> x = torch.zeros(1, 1, 2, 4, 4, 8, dtype=torch.float64)
-    >>> explain(x, x, x, torch.zeros(1, 3, 3)).backend
+    >>> str(explain(x, x, x, torch.zeros(1, 3, 3), backend="dense"))
     'dense'
     """
     _check(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ)
