@@ -6,13 +6,12 @@ Shape suffixes: B batch, C channels, T frames, H and W token grid, L = T * H * W
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emim.nn.attention import SelfAttention
-from emim.nn.depthwise import DepthwiseConv3d
+from emim.nn.depthwise import DepthwiseConv3d, PositionEmbedding
 from emim.nn.emim import EMIM
-from emim.nn.initialisation import init_linear
+from emim.nn.feed_forward import ConvMLP, PointwiseConv3d, TokenMLP
 
 
 class DropPath(nn.Module):
@@ -37,50 +36,6 @@ class DropPath(nn.Module):
         return f"rate={self.rate:.3f}"
 
 
-class TokenMLP(nn.Module):
-    """Two linear layers with GELU on [B, L, C]."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
-        self.apply(init_linear)
-
-    def forward(self, x_BLC: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.act(self.fc1(x_BLC)))
-        return out
-
-
-class PointwiseConv3d(nn.Conv3d):
-    """1 x 1 x 1 convolution computed as a matrix product over channels.
-
-    Same weights and values as the convolution. With channels-last clips no data moves, and its gradient on
-    CPUs is several times faster than that of the convolution.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=1)
-
-    def forward(self, input: Tensor) -> Tensor:  # the base class names the argument
-        out_BTHWC = F.linear(input.movedim(1, -1), self.weight.flatten(1), self.bias)
-        return out_BTHWC.movedim(-1, 1)
-
-
-class ConvMLP(nn.Module):
-    """Two 1 x 1 x 1 convolutions with GELU on [B, C, T, H, W]."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = PointwiseConv3d(dim, hidden)
-        self.act = nn.GELU()
-        self.fc2 = PointwiseConv3d(hidden, dim)
-
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.act(self.fc1(x_BCTHW)))
-        return out
-
-
 class LocalBlock(nn.Module):
     """Local relations by depth-wise convolution, [B, C, T, H, W] to the same.
 
@@ -92,7 +47,7 @@ class LocalBlock(nn.Module):
 
     def __init__(self, dim: int, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.pos_embed = DepthwiseConv3d(dim, 3)
+        self.pos_embed = PositionEmbedding(dim)
         self.norm1 = nn.BatchNorm3d(dim)
         self.conv1 = PointwiseConv3d(dim, dim)
         self.conv2 = PointwiseConv3d(dim, dim)
@@ -102,7 +57,7 @@ class LocalBlock(nn.Module):
         self.mlp = ConvMLP(dim, int(dim * mlp_ratio))
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        x_BCTHW = x_BCTHW + self.pos_embed(x_BCTHW)
+        x_BCTHW = self.pos_embed(x_BCTHW)
         x_BCTHW = x_BCTHW + self.drop_path(self.conv2(self.attn(self.conv1(self.norm1(x_BCTHW)))))
         out: Tensor = x_BCTHW + self.drop_path(self.mlp(self.norm2(x_BCTHW)))
         return out
@@ -120,7 +75,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, dim: int, attn: EMIM | SelfAttention, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.pos_embed = DepthwiseConv3d(dim, 3)
+        self.pos_embed = PositionEmbedding(dim)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = attn
         self.drop_path = DropPath(drop_path)
@@ -129,7 +84,7 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         B, C, T, H, W = x_BCTHW.shape
-        x_BLC = (x_BCTHW + self.pos_embed(x_BCTHW)).flatten(2).transpose(1, 2)
+        x_BLC = self.pos_embed(x_BCTHW).flatten(2).transpose(1, 2)
         x_BLC = x_BLC + self.drop_path(self._mix(self.norm1(x_BLC), (T, H, W)))
         x_BLC = x_BLC + self.drop_path(self.mlp(self.norm2(x_BLC)))
         out: Tensor = x_BLC.transpose(1, 2).reshape(B, C, T, H, W)

@@ -26,6 +26,7 @@ from emim.naming import nearest
 from emim.ops import native
 from emim.ops.dense import cost_volume_dense
 from emim.ops.reference import cost_volume_reference
+from emim.ops.tracing import being_exported
 
 AUTO: Final = "auto"
 """The fastest backend that can run; what is chosen where nobody names one."""
@@ -205,7 +206,7 @@ def choose(q_BNTHWD: Tensor, rpb_NIJ: Tensor, backend: str | None = None) -> Cho
 
 
 def _fastest(q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> Choice:
-    if _exporting():
+    if being_exported():
         return Choice(FALLBACK, dict.fromkeys(_FAST, "a graph is being exported"))
     refused: dict[str, str] = {}
     for name in _FAST:
@@ -220,11 +221,6 @@ def _fastest(q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> Choice:
             _warn_once(f"cost_volume_attention: {reason} (backend {name!r}); using slower ones")
         refused[name] = reason
     return Choice(FALLBACK, refused)
-
-
-def _exporting() -> bool:
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return tracing or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
 
 
 def _repeat_last_frame(x_BNTHWC: Tensor) -> Tensor:
