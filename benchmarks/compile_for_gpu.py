@@ -4,8 +4,8 @@
 
 Triton brings the compiler that turns its kernels into machine code, so shared memory, registers and spills of each
 tiling are known without running anything. Shapes are those of UniFormer-S at 16 x 224 x 224 unless given otherwise.
-A tiling whose kernel needs more shared memory than the GPU has, or that spills, is marked. Exits with 1 if a kernel
-does not compile or one has no tiling that fits.
+A tiling whose kernel needs more shared memory than the GPU has is marked, and passed over when the fused backend
+tunes itself. Exits with 1 if a tiling does not compile or a kernel has none that fits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -50,22 +49,21 @@ class Compiled:
     shared: int
     registers: int
     spills: int
-    fits: bool
-    seconds: float
+    problem: str
 
 
 @dataclass(frozen=True)
 class Shape:
     """Of the queries and the window, as in `emim.ops.fused.launch`."""
 
-    B: int = 32
-    N: int = 5
-    T: int = 16
-    H: int = 14
-    W: int = 14
-    D: int = 64
-    I: int = 7
-    J: int = 7
+    B: int
+    N: int
+    T: int
+    H: int
+    W: int
+    D: int
+    I: int
+    J: int
 
 
 class NoGPU:
@@ -85,21 +83,28 @@ class NoGPU:
         return 0
 
 
+class Launches:
+    """What launching does while nothing can run: compile the kernel, or nothing at all."""
+
+    compile = True
+    last: Any = None
+
+
 @contextmanager
-def compiling_only(arch: int) -> Iterator[list[Any]]:
-    """Within, launching a kernel compiles it and appends it to the list instead."""
-    compiled: list[Any] = []
+def compiling_only(arch: int) -> Iterator[Launches]:
+    """Within, launching a kernel compiles it instead."""
+    launches = Launches()
     run = JITFunction.run
 
     def compile_only(self: JITFunction, *args: object, warmup: bool, **options: object) -> object:
         del warmup
-        compiled.append(run(self, *args, warmup=True, **options))
-        return compiled[-1]
+        launches.last = run(self, *args, warmup=True, **options) if launches.compile else None
+        return launches.last
 
     JITFunction.run = compile_only
     driver.set_active(NoGPU(arch))
     try:
-        yield compiled
+        yield launches
     finally:
         JITFunction.run = run
 
@@ -114,28 +119,36 @@ def resources(kernel: Any) -> tuple[int, int]:
     return numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
 
 
+def describe(name: str, arch: int, dtype: str, tiling: str, kernel: Any, error: str) -> Compiled:
+    if kernel is None:
+        return Compiled(
+            name, arch, dtype, tiling, shared=0, registers=0, spills=0, problem=f"does not compile: {error}"
+        )
+    registers, spills = resources(kernel)
+    shared = kernel.metadata.shared
+    problem = "" if shared <= SHARED_MEMORY[arch] else "does not fit"
+    return Compiled(name, arch, dtype, tiling, shared, registers, spills, problem)
+
+
 @contextmanager
 def every_tiling(arch: int, dtype: str, wanted: list[str], report: Callable[[Compiled], None]) -> Iterator[None]:
     """Within, the fused backend compiles each kernel in every tiling instead of running it."""
 
     def compile_each(key: tuple[Any, ...], dtype_of_factors: torch.dtype, candidates: Any, run: Any) -> Any:
         name = str(key[0])
-        tilings = candidates.of(dtype_of_factors)
         result = None
-        for tiling in tilings if not wanted or name in wanted else tilings[:1]:
-            start = time.perf_counter()
-            result = run(tiling)
-            kernel = compiled[-1]
-            registers, spills = resources(kernel)
-            shared = kernel.metadata.shared
-            fits = shared <= SHARED_MEMORY[arch]
-            took = time.perf_counter() - start
-            if not wanted or name in wanted:
-                report(Compiled(name, arch, dtype, str(tiling), shared, registers, spills, fits, took))
+        for tiling in candidates.of(dtype_of_factors):
+            launches.compile = not wanted or name in wanted
+            try:
+                result, reason = run(tiling), ""
+            except Exception as error:  # of Triton's many compilers, to be told of
+                reason = str(error).splitlines()[0]
+            if launches.compile:
+                report(describe(name, arch, dtype, str(tiling), None if reason else launches.last, reason))
         return result
 
     originals = [(module, module.run_fastest) for module in (launch, motion_launch)]
-    with compiling_only(arch) as compiled:
+    with compiling_only(arch) as launches:
         for module, _ in originals:
             module.run_fastest = compile_each
         try:
@@ -166,20 +179,22 @@ def main() -> int:
         "--dtype", nargs="+", default=["bfloat16", "float32"], choices=["bfloat16", "float16", "float32"]
     )
     parser.add_argument("--kernel", nargs="+", default=[], help="only these, by the names in the first column")
+    parser.add_argument(
+        "--shape", type=int, nargs=5, default=[32, 5, 16, 14, 14], metavar=tuple("BNTHW"), help="of the queries"
+    )
     parser.add_argument("--width", type=int, default=64, help="head width")
     parser.add_argument("--window", type=int, default=7)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    shape = Shape(D=args.width, I=args.window, J=args.window)
+    shape = Shape(*args.shape, D=args.width, I=args.window, J=args.window)
 
     rows: list[Compiled] = []
 
     def report(row: Compiled) -> None:
         rows.append(row)
-        note = "" if row.fits else "does not fit"
         print(
             f"{row.kernel:16} sm_{row.arch} {row.dtype:9} {row.tiling:62} {row.shared / 1024:6.1f} KiB "
-            f"{row.registers:4} registers {row.spills:5} bytes spilled {row.seconds:5.1f} s {note}",
+            f"{row.registers:4} registers {row.spills:5} bytes spilled {row.problem}",
             flush=True,
         )
 
@@ -190,11 +205,12 @@ def main() -> int:
                 call_everything(shape, getattr(torch, dtype))
     if args.json:
         args.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))
-    usable = {(row.kernel, row.arch, row.dtype) for row in rows if row.fits}
+    failed = [row for row in rows if row.problem.startswith("does not compile")]
+    usable = {(row.kernel, row.arch, row.dtype) for row in rows if not row.problem}
     unusable = {(row.kernel, row.arch, row.dtype) for row in rows} - usable
     for kernel, arch, dtype in sorted(unusable):
-        print(f"no tiling of {kernel} fits sm_{arch} in {dtype}", file=sys.stderr)
-    return 1 if unusable else 0
+        print(f"no tiling of {kernel} is usable on sm_{arch} in {dtype}", file=sys.stderr)
+    return 1 if failed or unusable else 0
 
 
 if __name__ == "__main__":

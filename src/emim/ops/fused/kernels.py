@@ -151,21 +151,19 @@ def _sum_of_entries(
     """Sum of ds over the queries of the tile for each window entry, [BLOCK_I, BLOCK_J].
 
     Entry (i, j) of the query (a, b) lies at row a + i - part * KR and column b + j of the part. First columns are
-    gathered by j and summed over b, then rows by i and summed over a.
+    gathered by j and summed over b. What is left is small enough for rows to be picked by a mask; Triton 3.7 fails to
+    compile gathers of fewer entries than there are threads.
     """
     j = tl.arange(0, BLOCK_J)
     column = tl.minimum(tile_x[:, None] + j[None, :], HX - 1)
     column = tl.broadcast_to(column[:, None, :], (TY * TX, KR, BLOCK_J))
     by_j = tl.gather(tl.reshape(ds_MK, (TY * TX, KR, HX)), column, 2)
-    rows = tl.sum(tl.reshape(by_j, (TY, TX, KR, BLOCK_J)), 1)
+    by_j = tl.reshape(tl.sum(tl.reshape(by_j, (TY, TX, KR, BLOCK_J)), 1), (TY * KR, BLOCK_J))
 
-    i = tl.arange(0, BLOCK_I)
-    row = tl.arange(0, TY)[:, None] + i[None, :] - part * KR
-    there = (row >= 0) & (row < KR)
-    row = tl.minimum(tl.maximum(row, 0), KR - 1)
-    row = tl.broadcast_to(row[:, :, None], (TY, BLOCK_I, BLOCK_J))
-    by_ij = tl.gather(rows, row, 1)
-    return tl.sum(tl.where(there[:, :, None], by_ij, 0.0), 0)
+    row = tl.arange(0, TY * KR)
+    i_of_row = row % KR + part * KR - row // KR
+    mask = i_of_row[:, None] == tl.arange(0, BLOCK_I)[None, :]
+    return tl.sum(tl.where(mask[:, :, None], by_j[:, None, :], 0.0), 0)
 
 
 @triton.jit

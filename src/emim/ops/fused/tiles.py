@@ -114,18 +114,14 @@ class Candidates(Generic[AnyTiling]):
         return self.float32 if dtype == torch.float32 else self.tensor_cores
 
 
-_WINDOWS_INTERPRETED: Final = Tiling(8, 8, 64, warps=4, stages=1)
-_WINDOWS_TENSOR_CORES: Final = (
+_WINDOWS: Final = (
     Tiling(8, 8, 32, warps=4, stages=3),
     Tiling(8, 8, 32, warps=4, stages=2),
-    Tiling(8, 8, 64, warps=4, stages=2),
-    Tiling(8, 8, 64, warps=8, stages=2),
+    Tiling(8, 8, 32, warps=8, stages=2),
     Tiling(4, 8, 32, warps=4, stages=3),
     Tiling(4, 8, 32, warps=8, stages=2),
     Tiling(4, 16, 32, warps=4, stages=3),
     Tiling(8, 16, 32, warps=8, stages=3),
-    Tiling(8, 16, 64, warps=8, stages=2),
-    Tiling(16, 16, 32, warps=8, stages=2),
 )
 _WINDOWS_FLOAT32: Final = (
     Tiling(4, 8, 32, warps=8, stages=1),
@@ -133,40 +129,42 @@ _WINDOWS_FLOAT32: Final = (
     Tiling(4, 4, 16, warps=4, stages=2),
     Tiling(4, 4, 16, warps=4, stages=1),
 )
-FORWARD: Final = Candidates(_WINDOWS_TENSOR_CORES, _WINDOWS_FLOAT32, _WINDOWS_INTERPRETED)
-QUERIES: Final = Candidates(_WINDOWS_TENSOR_CORES, _WINDOWS_FLOAT32, _WINDOWS_INTERPRETED)
-KEYS: Final = Candidates(_WINDOWS_TENSOR_CORES, _WINDOWS_FLOAT32, _WINDOWS_INTERPRETED)
+_WINDOWS_INTERPRETED: Final = Tiling(8, 8, 64, warps=4, stages=1)
 
-_ROWS_INTERPRETED: Final = RowTiling(64, 64, warps=4, stages=1)
-_ROWS_TENSOR_CORES: Final = (
-    RowTiling(64, 64, warps=4, stages=2),
-    RowTiling(64, 64, warps=4, stages=3),
-    RowTiling(64, 32, warps=4, stages=2),
-    RowTiling(64, 32, warps=4, stages=3),
-    RowTiling(64, 128, warps=4, stages=2),
-    RowTiling(64, 128, warps=8, stages=2),
-    RowTiling(128, 32, warps=4, stages=3),
-    RowTiling(128, 64, warps=4, stages=2),
+_ROWS: Final = (
     RowTiling(128, 64, warps=8, stages=2),
-    RowTiling(128, 64, warps=8, stages=3),
-    RowTiling(128, 128, warps=8, stages=2),
+    RowTiling(64, 64, warps=4, stages=2),
+    RowTiling(64, 32, warps=4, stages=3),
+    RowTiling(128, 32, warps=4, stages=3),
     RowTiling(256, 32, warps=8, stages=2),
-    RowTiling(256, 64, warps=8, stages=2),
+    RowTiling(32, 32, warps=4, stages=2),
+)
+_ROWS_OF_WEIGHTS: Final = (
+    RowTiling(64, 32, warps=4, stages=3),
+    RowTiling(64, 32, warps=4, stages=2),
+    RowTiling(64, 64, warps=4, stages=2),
+    RowTiling(64, 128, warps=8, stages=2),
     RowTiling(32, 64, warps=4, stages=2),
     RowTiling(32, 32, warps=4, stages=2),
-    RowTiling(16, 32, warps=4, stages=1),
 )
 _ROWS_FLOAT32: Final = (
     RowTiling(64, 32, warps=8, stages=1),
-    RowTiling(64, 16, warps=8, stages=1),
     RowTiling(32, 32, warps=8, stages=1),
     RowTiling(32, 32, warps=4, stages=1),
     RowTiling(32, 16, warps=4, stages=2),
     RowTiling(16, 16, warps=4, stages=1),
 )
-MOTION: Final = Candidates(_ROWS_TENSOR_CORES, _ROWS_FLOAT32, _ROWS_INTERPRETED)
-MOTION_AFFINITY: Final = Candidates(_ROWS_TENSOR_CORES, _ROWS_FLOAT32, _ROWS_INTERPRETED)
-MOTION_WEIGHTS: Final = Candidates(_ROWS_TENSOR_CORES, _ROWS_FLOAT32, _ROWS_INTERPRETED)
+_ROWS_INTERPRETED: Final = RowTiling(64, 64, warps=4, stages=1)
+
+# What is here compiles for compute capability 8.0 and 9.0 and spills next to no registers at UniFormer's shapes;
+# benchmarks/compile_for_gpu.py tells of each. Larger tiles spill.
+FORWARD: Final = Candidates((*_WINDOWS, Tiling(8, 8, 64, warps=8, stages=2)), _WINDOWS_FLOAT32, _WINDOWS_INTERPRETED)
+QUERIES: Final = Candidates((*_WINDOWS, Tiling(8, 8, 64, warps=8, stages=2)), _WINDOWS_FLOAT32, _WINDOWS_INTERPRETED)
+KEYS: Final = Candidates(_WINDOWS, _WINDOWS_FLOAT32, _WINDOWS_INTERPRETED)
+MOTION: Final = Candidates(_ROWS, _ROWS_FLOAT32, _ROWS_INTERPRETED)
+MOTION_AFFINITY: Final = Candidates(_ROWS, _ROWS_FLOAT32, _ROWS_INTERPRETED)
+MOTION_WEIGHTS: Final = Candidates(_ROWS_OF_WEIGHTS, _ROWS_FLOAT32, _ROWS_INTERPRETED)
+
 
 Result = TypeVar("Result")
 
