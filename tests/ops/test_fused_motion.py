@@ -263,9 +263,9 @@ def test_what_the_kernels_cannot_take_is_named() -> None:
     inputs = make_inputs((1, 1, 1, 2, 2), 9, 20, 16)
     doubled = [x.double() for x in inputs]
     with pytest.raises(OpInputError, match=r"'fused' of motion_mlp cannot run: it takes an affinity in float32, not"):
-        motion_mlp(*doubled, backend="fused")
+        motion_mlp(doubled[0], *inputs[1:], backend="fused")
     with pytest.raises(OpInputError, match=r"it takes float32, float16 and bfloat16, not torch\.float64"):
-        motion_mlp(inputs[0], *doubled[1:], backend="fused")
+        motion_mlp(*doubled, backend="fused")
     with pytest.raises(OpInputError, match="256 displacements, more than 225"):
         motion_mlp(*make_inputs((1, 1, 1, 1, 1), 256, 4, 4), backend="fused")
     with pytest.raises(OpInputError, match="the head width 130 is above 128"):

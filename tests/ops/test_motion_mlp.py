@@ -6,13 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from backends_here import why_not
 from emim.errors import OpInputError, UnknownNameError
 from emim.nn.emim import QuickGELU
-from emim.ops import BACKENDS, motion_mlp
+from emim.ops import explain, motion_mlp
 from emim.ops.backends import ENVIRONMENT_VARIABLE
-
-LIKE_Q = torch.zeros(1, 1, 1, 1, 1, 4)
-KERNELS_RUN = BACKENDS["fused"].why_not(LIKE_Q, torch.zeros(1, 1, 1)) is None
 
 
 def layers(P: int = 9, U: int = 36, D: int = 4) -> tuple[nn.Linear, nn.Linear]:
@@ -56,7 +54,7 @@ def test_the_affinity_is_rounded_to_the_dtype_of_the_weights() -> None:
     assert torch.equal(motion, motion_mlp(affinity.bfloat16().float(), *weights_of(first, last), backend="dense"))
 
 
-@pytest.mark.skipif(not KERNELS_RUN, reason="the fused kernels cannot run here")
+@pytest.mark.skipif(why_not("fused") is not None, reason="the fused kernels cannot run here")
 def test_which_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     from emim.ops import fused
 
@@ -70,7 +68,8 @@ def test_which_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         return bool(ran)
 
     assert runs_fused("fused")
-    assert runs_fused("auto")
+    q = torch.zeros(1, 1, 1, 1, 1, 4)
+    assert runs_fused("auto") == (explain(q, q, q, torch.zeros(1, 3, 3), backend="auto").backend == "fused")
     assert not runs_fused("dense")
     assert not runs_fused("reference")
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "fused")
@@ -81,7 +80,7 @@ def test_which_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_backend_that_does_not_exist_is_named() -> None:
-    with pytest.raises(UnknownNameError, match=r"no backend 'fuse' of motion_mlp.*did you mean 'fused'"):
+    with pytest.raises(UnknownNameError, match=r"no backend 'fuse' of .*did you mean 'fused'"):
         motion_mlp(torch.zeros(1, 1, 1, 1, 1, 9), *weights_of(*layers()), backend="fuse")
 
 

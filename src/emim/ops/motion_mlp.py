@@ -6,16 +6,14 @@ D features.
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emim.errors import OpInputError, UnknownNameError
-from emim.naming import nearest
-from emim.ops.backends import BACKENDS, DEFAULT_BACKEND, ENVIRONMENT_VARIABLE
+from emim.errors import OpInputError
+from emim.ops.backends import choose
 
 if find_spec("triton") is not None:
     # Not on first use: operators cannot be registered while torch.compile looks on.
@@ -51,9 +49,9 @@ def motion_mlp(
         bias1_U: its bias.
         weight2_DU: weight of the layer from the hidden units.
         bias2_D: its bias.
-        backend: a backend of `cost_volume_attention`. With "fused" the MLP runs in Triton kernels, with "auto"
-            wherever they can run, with "dense" or "reference" in PyTorch. None leaves it to the environment variable
-            EMIM_OPS_BACKEND.
+        backend: as of `cost_volume_attention`, and chosen in the same way: where that would be "fused" the MLP runs
+            in Triton kernels, otherwise in PyTorch. To be sure of what a cost volume chose, name what
+            `emim.ops.explain` says of it.
 
     Returns:
         motion_BNTHWD in the dtype of the weights, or that of autocast.
@@ -63,7 +61,7 @@ def motion_mlp(
         UnknownNameError: no such backend.
     """
     _check(affinity_BNTHWP, weight1_UP, bias1_U, weight2_DU, bias2_D)
-    if _fused_is_chosen(affinity_BNTHWP, weight2_DU, backend):
+    if _runs_fused(affinity_BNTHWP, weight2_DU, backend):
         dtype = _dtype_of_factors(weight2_DU)
         with torch.autocast(device_type=affinity_BNTHWP.device.type, enabled=False):
             return fused.motion_mlp_fused(affinity_BNTHWP, weight1_UP, bias1_U, weight2_DU, bias2_D, dtype=dtype)
@@ -71,27 +69,23 @@ def motion_mlp(
     return F.linear(hidden_BNTHWU, weight2_DU, bias2_D)
 
 
-def _fused_is_chosen(affinity: Tensor, weight2: Tensor, backend: str | None) -> bool:
-    wished = os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_BACKEND if backend is None else backend
-    if wished not in BACKENDS and wished != "auto":
-        raise UnknownNameError(f"no backend {wished!r} of motion_mlp; {nearest(wished, [*BACKENDS, 'auto'])}")
-    if wished not in ("fused", "auto"):
+def _runs_fused(affinity: Tensor, weight2: Tensor, backend: str | None) -> bool:
+    # It can run wherever the cost volume can whose queries are as wide as the features.
+    like_q = weight2.new_empty((1,), dtype=_dtype_of_factors(weight2)).expand(1, 1, 1, 1, 1, weight2.shape[0])
+    if choose(like_q, affinity.new_empty((1, 1, 1)), backend).backend != "fused":
         return False
-    reason = _why_not_fused(affinity, weight2)
+    reason = _why_not_fused(affinity)
     if reason is not None and backend == "fused":
         raise OpInputError(f"backend 'fused' of motion_mlp cannot run: {reason}")
     return reason is None
 
 
-def _why_not_fused(affinity: Tensor, weight2: Tensor) -> str | None:
-    """Why the kernels cannot take such tensors, or None if they can."""
+def _why_not_fused(affinity: Tensor) -> str | None:
     if affinity.dtype != torch.float32:
         return f"it takes an affinity in float32, not {affinity.dtype}"
     if affinity.shape[-1] > _MOST_DISPLACEMENTS:
         return f"the window has {affinity.shape[-1]} displacements, more than {_MOST_DISPLACEMENTS}"
-    # Else it can run wherever the cost volume can whose queries are as wide as the features.
-    like_q = weight2.new_empty((1,), dtype=_dtype_of_factors(weight2)).expand(1, 1, 1, 1, 1, weight2.shape[0])
-    return BACKENDS["fused"].why_not(like_q, affinity.new_empty((1, 1, 1)))
+    return None
 
 
 def _dtype_of_factors(weight: Tensor) -> torch.dtype:
