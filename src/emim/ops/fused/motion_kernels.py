@@ -72,7 +72,7 @@ def _quick_gelu(z):
     return value, gate + 1.702 * value * (1.0 - gate)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "heads", "tokens"])  # not compiled anew for every batch size
 def motion_forward_kernel(
     affinity, weight1, bias1, weight2, bias2, motion,
     rows, heads, tokens, o_b, o_n, o_l,
@@ -97,7 +97,7 @@ def motion_forward_kernel(
     tl.store(pointers, motion_MD.to(motion.dtype.element_ty), mask=inside[:, None] & (d < D)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "heads", "tokens"])  # not compiled anew for every batch size
 def motion_backward_affinity_kernel(
     affinity, weight1, bias1, weight2, grad_motion, grad_affinity,
     rows, heads, tokens, g_b, g_n, g_l,
@@ -123,7 +123,7 @@ def motion_backward_affinity_kernel(
     tl.store(pointers, grad_MP, mask=inside[:, None] & (p < P)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "heads", "tokens", "groups", "steps"])  # not compiled anew for every batch size
 def motion_backward_weights_kernel(
     affinity, weight1, bias1, weight2, grad_motion, grad_weight1, grad_bias1, grad_weight2, grad_bias2,
     rows, heads, tokens, g_b, g_n, g_l, groups, steps, units,
