@@ -139,12 +139,16 @@ def every_tiling(arch: int, dtype: str, wanted: list[str], report: Callable[[Com
         result = None
         for tiling in candidates.of(dtype_of_factors):
             launches.compile = not wanted or name in wanted
+            launches.last, reason = None, ""
             try:
-                result, reason = run(tiling), ""
+                result = run(tiling)
             except Exception as error:  # of Triton's many compilers, to be told of
                 reason = str(error).splitlines()[0]
             if launches.compile:
-                report(describe(name, arch, dtype, str(tiling), None if reason else launches.last, reason))
+                report(describe(name, arch, dtype, str(tiling), launches.last, reason))
+        if result is None:
+            launches.compile = False
+            result = run(tiling)
         return result
 
     originals = [(module, module.run_fastest) for module in (launch, motion_launch)]

@@ -74,6 +74,9 @@ def test_fused_says_why_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(not backends._TRITON, reason="Triton is not installed")
 def test_fused_names_what_it_cannot_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.fused, "TOO_OLD", "Triton 3.2.0 is older than 3.3")
+    assert "not fused: Triton 3.2.0 is older" in str(explain(*inputs(torch.float32), backend="auto"))
+    monkeypatch.setattr(backends.fused, "TOO_OLD", None)
     monkeypatch.setattr(backends.fused, "INTERPRETED", False)
     assert "NVIDIA GPU, and the tensors are on cpu" in str(explain(*inputs(torch.float32), backend="auto"))
     monkeypatch.setattr(backends.fused, "INTERPRETED", True)

@@ -89,6 +89,8 @@ class Fused:
     def why_not(self, q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> str | None:
         if not _TRITON:
             return "Triton is not installed (pip install 'emim[gpu]')"
+        if fused.TOO_OLD is not None:
+            return fused.TOO_OLD
         if not fused.INTERPRETED:
             if not q_BNTHWD.is_cuda or torch.version.cuda is None:
                 return f"it needs an NVIDIA GPU, and the tensors are on {q_BNTHWD.device}"
