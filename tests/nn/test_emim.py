@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import pytest
 import torch
+from torch import Tensor
 
+from backends_here import why_not
 from emim.errors import ClipSizeError
 from emim.nn import EMIM, SelfAttention
 from emim.nn.emim import QuickGELU
@@ -53,6 +57,52 @@ def test_backends_agree_through_the_module() -> None:
     reference.load_state_dict(dense.state_dict())
     x = torch.randn(2, 3 * 4 * 5, 8, dtype=torch.float64)
     torch.testing.assert_close(dense(x, (3, 4, 5)), reference(x, (3, 4, 5)))
+
+
+needs_kernels = pytest.mark.skipif(why_not("fused") is not None, reason="the fused kernels cannot run here")
+
+
+def fused_and_dense() -> tuple[EMIM, EMIM]:
+    fused, dense = EMIM(32, 2, (3, 5), backend="fused"), EMIM(32, 2, (3, 5), backend="dense")
+    torch.nn.init.normal_(fused.motion_conv[2].weight, std=0.2)
+    torch.nn.init.normal_(fused.motion_conv[2].bias)
+    dense.load_state_dict(fused.state_dict())
+    return fused, dense
+
+
+def outputs_and_gradients(module: Callable[..., Tensor], parameters: Iterable[Tensor], x: Tensor) -> list[Tensor]:
+    x = x.clone().requires_grad_()
+    out = module(x, (3, 4, 5))
+    return [out, *torch.autograd.grad(out.float().square().sum(), [x, *parameters])]
+
+
+@needs_kernels
+@pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-5), (True, 3e-2)])
+def test_fused_equals_dense_with_every_gradient(autocast: bool, tolerance: float) -> None:
+    torch.manual_seed(0)
+    fused, dense = fused_and_dense()
+    x = torch.randn(2, 3 * 4 * 5, 32)
+    exact = outputs_and_gradients(dense, dense.parameters(), x)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        ours = outputs_and_gradients(fused, fused.parameters(), x)
+    names = ["output", "tokens", *(name for name, _ in fused.named_parameters())]
+    for name, a, b in zip(names, ours, exact, strict=True):
+        error = (a - b).abs().max() / b.abs().max()
+        assert error < tolerance, f"{name}: {error:.1e}"
+
+
+@needs_kernels
+def test_fused_compiles_as_one_graph() -> None:
+    torch.manual_seed(0)
+    fused, _ = fused_and_dense()
+    x = torch.randn(1, 3 * 4 * 5, 32)
+    compiled = torch.compile(fused, backend="aot_eager", fullgraph=True)
+    for a, b in zip(
+        outputs_and_gradients(compiled, fused.parameters(), x),
+        outputs_and_gradients(fused, fused.parameters(), x),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_motion_uses_the_raw_affinity() -> None:

@@ -101,6 +101,9 @@ def test_fused_names_what_it_cannot_take(monkeypatch: pytest.MonkeyPatch) -> Non
             explain(*given, backend="fused")
         return str(caught.value)
 
+    monkeypatch.setattr(backends.fused, "TOO_OLD", "Triton 3.2.0 is older than 3.3")
+    assert "Triton 3.2.0 is older" in complaint(inputs(torch.float32))
+    monkeypatch.setattr(backends.fused, "TOO_OLD", None)
     monkeypatch.setattr(backends.fused, "INTERPRETED", False)
     assert "NVIDIA GPU, and the tensors are on cpu" in complaint(inputs(torch.float32))
     monkeypatch.setattr(backends.fused, "INTERPRETED", True)

@@ -9,22 +9,21 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emim.errors import ClipSizeError
 from emim.nn.attention import check_heads
 from emim.nn.initialisation import init_linear
-from emim.ops import cost_volume_attention
+from emim.ops import cost_volume_attention, explain, motion_mlp, quick_gelu
 
 MotionStart = Literal["appearance", "correlation"]
 
 
 class QuickGELU(nn.Module):
-    """z * sigmoid(1.702 z), written with SiLU, whose value and gradient are one pass over memory each."""
+    """z * sigmoid(1.702 z)."""
 
     def forward(self, z: Tensor) -> Tensor:
-        return F.silu(1.702 * z) * (1 / 1.702)
+        return quick_gelu(z)
 
 
 class EMIM(nn.Module):
@@ -38,7 +37,8 @@ class EMIM(nn.Module):
         dim: channels C, a multiple of `num_heads`.
         num_heads: heads N.
         window: window height and width in tokens, both odd; one number for a square.
-        backend: backend of `emim.ops.cost_volume_attention`; None for its default.
+        backend: backend of `emim.ops.cost_volume_attention`; None for its default. The motion MLP runs in fused
+            kernels where the cost volume does.
         motion_start: "appearance": as published, the last motion layer is zero, so that a converted pretrained
             network starts from its appearance path alone. "correlation", ours, for training from random
             weights: queries and keys start as one orthogonal projection, so that the affinity is a correlation
@@ -79,9 +79,7 @@ class EMIM(nn.Module):
         """Draw the weights anew (emim-spec, "Initialisation", and `motion_start`)."""
         self.apply(init_linear)
         nn.init.trunc_normal_(self.rpb, std=0.02)
-        first, _, last = self.motion_conv
-        assert isinstance(first, nn.Linear)
-        assert isinstance(last, nn.Linear)
+        first, last = self._motion_layers()
         nn.init.xavier_uniform_(first.weight)
         nn.init.zeros_(last.bias)
         if self.motion_start == "appearance":
@@ -114,10 +112,18 @@ class EMIM(nn.Module):
         q_BNTHWD, k_BNTHWD, v_BNTHWD = (
             self.qkv(x_BLC).reshape(B, T, H, W, 3, self.num_heads, C // self.num_heads).permute(4, 0, 5, 1, 2, 3, 6)
         )
+        backend = explain(q_BNTHWD, k_BNTHWD, v_BNTHWD, self.rpb, backend=self.backend).backend
         appearance_BNTHWD, affinity_BNTHWP = cost_volume_attention(
-            q_BNTHWD, k_BNTHWD, v_BNTHWD, self.rpb, backend=self.backend, return_affinity=True
+            q_BNTHWD, k_BNTHWD, v_BNTHWD, self.rpb, backend=backend, return_affinity=True
         )
-        motion_BNTHWD = self.motion_conv(affinity_BNTHWP.to(x_BLC.dtype))
-        fused_BLC = (appearance_BNTHWD + motion_BNTHWD).permute(0, 2, 3, 4, 1, 5).reshape(B, L, C)
+        first, last = self._motion_layers()
+        motion_BNTHWD = motion_mlp(affinity_BNTHWP, first.weight, first.bias, last.weight, last.bias, backend=backend)
+        fused_BLC = (motion_BNTHWD + appearance_BNTHWD).permute(0, 2, 3, 4, 1, 5).reshape(B, L, C)
         out: Tensor = self.proj(fused_BLC)
         return out
+
+    def _motion_layers(self) -> tuple[nn.Linear, nn.Linear]:
+        first, _, last = self.motion_conv
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        return first, last

@@ -123,6 +123,8 @@ class Fused:
     def why_not_here(self, device: torch.device) -> str | None:
         if not _TRITON:
             return "Triton is not installed (pip install 'emim[gpu]')"
+        if fused.TOO_OLD is not None:
+            return fused.TOO_OLD
         if fused.INTERPRETED:
             return None
         if device.type != "cuda" or torch.version.cuda is None:

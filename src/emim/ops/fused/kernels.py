@@ -67,7 +67,7 @@ def _window_entry(halo_y, halo_x, tile_y, tile_x, I: tl.constexpr, J: tl.constex
 
 
 @triton.jit
-def _product(a, b, WIDEN: tl.constexpr):
+def product(a, b, WIDEN: tl.constexpr):
     """a @ b, summed in float32. WIDEN is for Triton's interpreter, which cannot multiply bfloat16."""
     if WIDEN:
         a, b = a.to(tl.float32), b.to(tl.float32)
@@ -119,7 +119,7 @@ def forward_kernel(
 
         k_KD = _load_rows(k, key_y, key_x, k_y, k_x, key_inside, PAD, D, BLOCK_D)
         bias_MK = tl.load(rpb + entry, mask=within, other=0.0)
-        s_MK = _product(q_MD, tl.trans(k_KD), WIDEN) * scale + bias_MK
+        s_MK = product(q_MD, tl.trans(k_KD), WIDEN) * scale + bias_MK
         if WITH_AFFINITY:
             pointers = affinity + position[:, None] * (I * J) + entry
             tl.store(pointers, s_MK, mask=within & query_inside[:, None])
@@ -132,7 +132,7 @@ def forward_kernel(
         sum_M = sum_M * shrink_M + tl.sum(p_MK, 1)
         v_KD = _load_rows(v, key_y, key_x, v_y, v_x, key_inside, PAD, D, BLOCK_D)
         context_MD = context_MD * shrink_M[:, None]
-        context_MD += _product(p_MK.to(v_KD.dtype), v_KD, WIDEN)
+        context_MD += product(p_MK.to(v_KD.dtype), v_KD, WIDEN)
         top_M = new_top_M
 
     tl.store(lse + ((batch * heads + head) * pairs + pair) * H * W + position, top_M + tl.log(sum_M), mask=query_inside)
@@ -151,21 +151,19 @@ def _sum_of_entries(
     """Sum of ds over the queries of the tile for each window entry, [BLOCK_I, BLOCK_J].
 
     Entry (i, j) of the query (a, b) lies at row a + i - part * KR and column b + j of the part. First columns are
-    gathered by j and summed over b, then rows by i and summed over a.
+    gathered by j and summed over b. What is left is small enough for rows to be picked by a mask; Triton 3.7 fails to
+    compile gathers of fewer entries than there are threads.
     """
     j = tl.arange(0, BLOCK_J)
     column = tl.minimum(tile_x[:, None] + j[None, :], HX - 1)
     column = tl.broadcast_to(column[:, None, :], (TY * TX, KR, BLOCK_J))
     by_j = tl.gather(tl.reshape(ds_MK, (TY * TX, KR, HX)), column, 2)
-    rows = tl.sum(tl.reshape(by_j, (TY, TX, KR, BLOCK_J)), 1)
+    by_j = tl.reshape(tl.sum(tl.reshape(by_j, (TY, TX, KR, BLOCK_J)), 1), (TY * KR, BLOCK_J))
 
-    i = tl.arange(0, BLOCK_I)
-    row = tl.arange(0, TY)[:, None] + i[None, :] - part * KR
-    there = (row >= 0) & (row < KR)
-    row = tl.minimum(tl.maximum(row, 0), KR - 1)
-    row = tl.broadcast_to(row[:, :, None], (TY, BLOCK_I, BLOCK_J))
-    by_ij = tl.gather(rows, row, 1)
-    return tl.sum(tl.where(there[:, :, None], by_ij, 0.0), 0)
+    row = tl.arange(0, TY * KR)
+    i_of_row = row % KR + part * KR - row // KR
+    mask = i_of_row[:, None] == tl.arange(0, BLOCK_I)[None, :]
+    return tl.sum(tl.where(mask[:, :, None], by_j[:, None, :], 0.0), 0)
 
 
 @triton.jit
@@ -233,9 +231,9 @@ def backward_queries_kernel(
         k_KD = _load_rows(k, key_y, key_x, k_y, k_x, key_inside, PAD, D, BLOCK_D)
         v_KD = _load_rows(v, key_y, key_x, v_y, v_x, key_inside, PAD, D, BLOCK_D)
         bias_MK = tl.load(rpb + entry, mask=within, other=0.0)
-        s_MK = _product(q_MD, tl.trans(k_KD), WIDEN) * scale + bias_MK
+        s_MK = product(q_MD, tl.trans(k_KD), WIDEN) * scale + bias_MK
         p_MK = tl.exp(tl.where(within, s_MK, float("-inf")) - lse_M[:, None])
-        dp_MK = _product(g_MD, tl.trans(v_KD), WIDEN)
+        dp_MK = product(g_MD, tl.trans(v_KD), WIDEN)
         ds_MK = tl.where(within, p_MK * (dp_MK - delta_M[:, None]), 0.0)
         if WITH_AFFINITY:
             pointers = grad_affinity + position[:, None] * (I * J) + entry
@@ -243,7 +241,7 @@ def backward_queries_kernel(
             ds_MK += tl.load(pointers + repeated_frame, mask=within & query_repeated[:, None], other=0.0)
         if WITH_RPB:
             grad_rpb_IJ += _sum_of_entries(ds_MK, part, tile_x, I, J, BLOCK_I, BLOCK_J, TY, TX, HX, KR)
-        grad_q_MD += _product(ds_MK.to(k_KD.dtype), k_KD, WIDEN)
+        grad_q_MD += product(ds_MK.to(k_KD.dtype), k_KD, WIDEN)
 
     grad_q += batch * dq_b + head.to(tl.int64) * dq_n + pair.to(tl.int64) * dq_t
     grad_q_MD = grad_q_MD * scale
@@ -316,16 +314,16 @@ def backward_keys_kernel(
         delta_K = tl.load(delta + frame_of_pairs + position, mask=query_inside, other=0.0)
 
         bias_MK = tl.load(rpb + entry, mask=within, other=0.0)
-        s_MK = _product(k_MD, tl.trans(q_KD), WIDEN) * scale + bias_MK
+        s_MK = product(k_MD, tl.trans(q_KD), WIDEN) * scale + bias_MK
         p_MK = tl.exp(tl.where(within, s_MK, float("-inf")) - lse_K[None, :])
-        grad_v_MD += _product(p_MK.to(g_KD.dtype), g_KD, WIDEN)
-        dp_MK = _product(v_MD, tl.trans(g_KD), WIDEN)
+        grad_v_MD += product(p_MK.to(g_KD.dtype), g_KD, WIDEN)
+        dp_MK = product(v_MD, tl.trans(g_KD), WIDEN)
         ds_MK = tl.where(within, p_MK * (dp_MK - delta_K[None, :]), 0.0)
         if WITH_AFFINITY:
             pointers = grad_affinity + position[None, :] * (I * J) + entry
             ds_MK += tl.load(pointers, mask=within, other=0.0)
             ds_MK += tl.load(pointers + repeated_frame, mask=within & query_repeated[None, :], other=0.0)
-        grad_k_MD += _product(ds_MK.to(q_KD.dtype), q_KD, WIDEN)
+        grad_k_MD += product(ds_MK.to(q_KD.dtype), q_KD, WIDEN)
 
     grad_k += batch * dk_b + head.to(tl.int64) * dk_n
     grad_v += batch * dv_b + head.to(tl.int64) * dv_n

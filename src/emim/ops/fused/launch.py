@@ -14,7 +14,7 @@ import triton
 from torch import Tensor
 
 from emim.errors import OpInputError
-from emim.ops.fused import kernels
+from emim.ops.fused import kernels, tiles
 from emim.ops.fused.tiles import INTERPRETED, Tiling, run_fastest
 
 _MAX_OFFSET = 2**31 - 1
@@ -27,17 +27,17 @@ def forward(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor, with_affinity: bool) -
     constants = _constants(q, rpb, with_affinity)
 
     def run(tiling: Tiling) -> None:
-        across, tiles = tiling.tiles(*q.shape[3:5])
-        kernels.forward_kernel[(_frame_pairs(q) * tiles,)](
+        across, in_frame = tiling.tiles(*q.shape[3:5])
+        kernels.forward_kernel[(_frame_pairs(q) * in_frame,)](
             q, k, v, rpb, context, affinity if with_affinity else lse, lse,
-            *_sizes(q), across, tiles,
+            *_sizes(q), across, in_frame,
             *_strides(q, k, v, context),
             **constants, **tiling.halo((rpb.shape[1], rpb.shape[2])),
-            num_warps=tiling.warps, num_stages=tiling.stages,
+            **tiling.options,
         )  # fmt: skip
 
-    with _on_device(q):
-        run_fastest(("forward", *_key(q, rpb), with_affinity), q.dtype, run)
+    with on_device(q):
+        run_fastest(("forward", *_key(q, rpb), with_affinity), q.dtype, tiles.FORWARD, run)
     return context, affinity, lse
 
 
@@ -63,31 +63,31 @@ def backward(
     N, I, J = rpb.shape
 
     def run_queries(tiling: Tiling) -> Tensor:
-        across, tiles = tiling.tiles(*q.shape[3:5])
-        parts = rpb.new_empty((q.shape[0], N, lse.shape[2] * tiles, I, J) if with_rpb else (0,))
-        kernels.backward_queries_kernel[(_frame_pairs(q) * tiles,)](
+        across, in_frame = tiling.tiles(*q.shape[3:5])
+        parts = rpb.new_empty((q.shape[0], N, lse.shape[2] * in_frame, I, J) if with_rpb else (0,))
+        kernels.backward_queries_kernel[(_frame_pairs(q) * in_frame,)](
             q, k, v, rpb, context, lse, grad_context, grad_affinity, grad_q, delta, parts if with_rpb else lse,
-            *_sizes(q), across, tiles,
+            *_sizes(q), across, in_frame,
             *_strides(q, k, v, context, grad_context, grad_q),
             **constants, **tiling.halo((I, J)),
             BLOCK_I=triton.next_power_of_2(I), BLOCK_J=triton.next_power_of_2(J), WITH_RPB=with_rpb,
-            num_warps=tiling.warps, num_stages=tiling.stages,
+            **tiling.options,
         )  # fmt: skip
         return parts
 
     def run_keys(tiling: Tiling) -> None:
-        across, tiles = tiling.tiles(*q.shape[3:5])
-        kernels.backward_keys_kernel[(_frame_pairs(q) * tiles,)](
+        across, in_frame = tiling.tiles(*q.shape[3:5])
+        kernels.backward_keys_kernel[(_frame_pairs(q) * in_frame,)](
             q, k, v, rpb, lse, delta, grad_context, grad_affinity, grad_k, grad_v,
-            *_sizes(q), across, tiles,
+            *_sizes(q), across, in_frame,
             *_strides(q, k, v, grad_context, grad_k, grad_v),
             **constants, **tiling.halo((I, J)),
-            num_warps=tiling.warps, num_stages=tiling.stages,
+            **tiling.options,
         )  # fmt: skip
 
-    with _on_device(q):
-        parts = run_fastest(("queries", *_key(q, rpb), with_affinity, with_rpb), q.dtype, run_queries)
-        run_fastest(("keys", *_key(q, rpb), with_affinity), q.dtype, run_keys)
+    with on_device(q):
+        parts = run_fastest(("queries", *_key(q, rpb), with_affinity, with_rpb), q.dtype, tiles.QUERIES, run_queries)
+        run_fastest(("keys", *_key(q, rpb), with_affinity), q.dtype, tiles.KEYS, run_keys)
     return grad_q, grad_k, grad_v, parts.sum((0, 2)) if with_rpb else parts
 
 
@@ -147,5 +147,6 @@ def _key(q: Tensor, rpb: Tensor) -> tuple[object, ...]:
     return q.device, q.dtype, tuple(q.shape[3:]), tuple(rpb.shape[1:])
 
 
-def _on_device(x: Tensor) -> AbstractContextManager[object]:
+def on_device(x: Tensor) -> AbstractContextManager[object]:
+    """Kernels launched within run on the GPU of x."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
