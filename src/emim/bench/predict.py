@@ -93,8 +93,8 @@ class PredictReport:
         of_shared_cores: likewise over the rate of reading and network in turn on the same cores; None with a GPU,
             where they do not share.
         memory: None where it was not asked for, or the system does not tell (it needs Linux).
-        videos, views_per_video, workers, batch_size, threads, precision, device, repeats: how it was measured; one
-            round to warm up goes before. `threads` are the network's on the CPU.
+        videos, views_per_video, workers, batch_size, threads, waiting, precision, device, repeats: how it was measured;
+            one round to warm up goes before. `threads` are the network's on the CPU, `waiting` is OMP_WAIT_POLICY.
         machine: where.
     """
 
@@ -107,6 +107,7 @@ class PredictReport:
     workers: int
     batch_size: int
     threads: int
+    waiting: str | None
     precision: str
     device: str
     repeats: int
@@ -208,6 +209,7 @@ def bench_predict(
         workers=workers,
         batch_size=batch_size,
         threads=torch.get_num_threads(),
+        waiting=os.environ.get("OMP_WAIT_POLICY"),
         precision=recogniser.precision,
         device=str(recogniser.device),
         repeats=repeats,

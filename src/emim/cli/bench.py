@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from emim.cli.console import SubParsers, natural, percent, positive, print_table, progress_bar, say, write_json
 from emim.errors import ConfigError
+from emim.machine import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from emim.bench.loader import LoaderReport
@@ -129,6 +130,7 @@ def _add_predict(parts: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run_predict(args: argparse.Namespace) -> int:
+    let_waiting_threads_sleep()  # as `emim predict` does
     from emim.bench.predict import bench_predict
     from emim.cli.predict import find_videos, load_recogniser
     from emim.data.read_ahead import lost_workers_named

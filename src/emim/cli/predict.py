@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from emim.cli.console import SubParsers, natural, positive, progress_bar, say
 from emim.errors import ConfigError, DataError, VideoError
+from emim.machine import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     import torch
@@ -107,6 +108,7 @@ def find_precision(wanted: str, device_type: str) -> Precision:
 
 
 def run(args: argparse.Namespace) -> int:
+    let_waiting_threads_sleep()
     from emim.data.read_ahead import lost_workers_named
 
     recogniser = load_recogniser(args)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ AHEAD_PER_WORKER = 2
 """Videos that a worker has been given and that have not been handed out."""
 _MOST_NAMED = 8
 """Videos that an error names."""
+_NOTICE_SECONDS = 3.0
 
 
 class VideoViews(Dataset[Tensor]):
@@ -67,7 +69,8 @@ def read_views(
         read.
 
     Raises:
-        ProcessError: a worker has ended.
+        ProcessError: a worker has ended. Where torch notices that while the caller is at work, it raises a RuntimeError
+            there, which `lost_workers_named` makes one of these.
     """
     asked: deque[Path] = deque()
 
@@ -87,11 +90,27 @@ def read_views(
         pin_memory=pin_memory,
     )
     with lost_workers_named(asked):
-        for outcome in loader:
+        for outcome in _received(loader):
             path = asked.popleft()
             if not isinstance(outcome, Tensor | VideoError):
                 raise outcome  # an error that is not of this video alone
             yield path, outcome
+
+
+def _received(loader: DataLoader[Any]) -> Iterator[Any]:
+    """What a loader gives."""
+    items = iter(loader)
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            # A worker has ended before its memory was handed over. Torch says so as soon as the system has told it,
+            # which interrupts the sleep.
+            time.sleep(_NOTICE_SECONDS)
+            raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
+        yield item
 
 
 @contextmanager
