@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from torch import Tensor
@@ -145,6 +147,13 @@ def _init_reader(worker_id: int) -> None:
     """One thread, and Ctrl-C left to the main process, which ends the workers."""
     init_worker(worker_id)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _quiet_without_main
+
+
+def _quiet_without_main(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Print no traceback of a worker whose main process has ended, or been interrupted, while taking its memory."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _unchanged(item: Any) -> Any:
