@@ -12,13 +12,12 @@ keeps up to 64 MiB of freed memory in each process, so readings go up and down b
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import statistics
 import sys
 import time
 from pathlib import Path
 
+from emim.bench.process_memory import tree_memory
 from emim.data.augment.transforms import AugmentOptions
 from emim.data.batches import EpochBatches
 from emim.data.dataset import TrainClips
@@ -28,23 +27,10 @@ from emim.data.preprocessing import Preprocessing
 from emim.data.video import VIDEO_SUFFIXES
 from emim.machine import describe_machine
 
-MIB = 2**20
-
 
 def find_videos(places: list[Path]) -> list[Path]:
     files = [file for place in places for file in (sorted(place.rglob("*")) if place.is_dir() else [place])]
     return [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-
-
-def memory_mib(processes: list[int]) -> tuple[float, float]:
-    """PSS and RSS of these processes together."""
-    totals = {"Pss:": 0, "Rss:": 0}
-    for process in processes:
-        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-            name, *numbers = line.split()
-            if name in totals:
-                totals[name] += 1024 * int(numbers[0])
-    return totals["Pss:"] / MIB, totals["Rss:"] / MIB
 
 
 def main() -> int:
@@ -85,11 +71,15 @@ def watch(loader: ClipLoader, batches: EpochBatches, options: argparse.Namespace
         for batch in loader:
             before, loaded = loaded, loaded + len(batch["label"])
             if loaded // options.every > before // options.every:
-                children = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
-                pss, rss = memory_mib([os.getpid(), *children])
-                readings.append(pss)
+                memory = tree_memory()
+                if memory is None:
+                    sys.exit("this needs Linux (/proc)")
+                readings.append(memory.pss)
                 seconds = time.perf_counter() - started
-                print(f"{loaded:6d} clips   PSS {pss:7.1f} MiB   RSS {rss:7.1f} MiB   {seconds:5.0f} s", flush=True)
+                print(
+                    f"{loaded:6d} clips   PSS {memory.pss:7.1f} MiB   RSS {memory.rss:7.1f} MiB   {seconds:5.0f} s",
+                    flush=True,
+                )
             if loaded >= options.clips:
                 break
         epoch += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -61,6 +62,16 @@ def describe_machine() -> Machine:
 def usable_cores() -> int:
     """Cores that this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def let_waiting_threads_sleep() -> None:
+    """Have OpenMP's threads sleep, not spin, while they wait; to be called before torch is loaded, after it too late.
+
+    Spinning is a little faster where every thread has a core to itself. Where others want the cores, such as processes
+    that read videos, it takes them several times the network's own time. A set OMP_WAIT_POLICY stays.
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _processor_name() -> str:

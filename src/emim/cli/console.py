@@ -49,12 +49,22 @@ def report(message: str) -> None:
 
 @contextmanager
 def progress_bar(title: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, if that is a terminal; yields a function of (done, total)."""
+    """A bar on standard error, if that is a terminal; yields a function of (done, total).
+
+    What is printed meanwhile appears above the bar where standard output is a terminal, too, and goes where it should
+    where it is not.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bars:
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        redirect_stdout=sys.stdout.isatty(),  # else results for a file would be printed on standard error
+        transient=True,
+    ) as bars:
         task = bars.add_task(title, total=total)
         yield lambda done, all_: bars.update(task, completed=done, total=all_)
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emim.cli.console import SubParsers, positive, say
-from emim.errors import DataError, VideoError
+from emim.cli.console import SubParsers, natural, positive, progress_bar, say
+from emim.errors import ConfigError, DataError, VideoError
+from emim.machine import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
-    from emim.evaluation.recogniser import Prediction
+    import torch
+
+    from emim.evaluation.outputs import Precision
+    from emim.evaluation.recogniser import Prediction, Recogniser
 
 _BAR_WIDTH = 24
 
@@ -33,28 +39,108 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="model.safetensors of a run (default: the bundled model)")
     parser.add_argument("--topk", type=positive, default=5, help="classes to show (default 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object per video on standard output")
+    add_running_options(parser)
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def add_running_options(parser: argparse.ArgumentParser) -> None:
+    """How a prediction runs; `load_recogniser` takes them."""
+    running = parser.add_argument_group("running")
+    running.add_argument(
+        "--workers", type=natural, help="processes that read videos, 0: none (default: by cores; none for few videos)"
+    )
+    running.add_argument(
+        "--batch-size", type=positive, help="views in one pass of the network (default: 8 on the CPU, 32 on a GPU)"
+    )
+    running.add_argument(
+        "--precision",
+        choices=("auto", "32-true", "bf16-mixed"),
+        default="auto",
+        help="default: bf16-mixed on GPUs that compute in it and CPUs with AMX, else 32-true",
+    )
+    running.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+
+
+def load_recogniser(args: argparse.Namespace) -> Recogniser:
+    """The network of --checkpoint with --device and --precision.
+
+    Raises:
+        ConfigError: there is no such device.
+        CheckpointError: the file is not a trained model.
+    """
     from emim.evaluation.recogniser import Recogniser
 
-    recogniser = Recogniser.load(args.checkpoint)
+    device = find_device(args.device)
+    return Recogniser.load(args.checkpoint, device=device, precision=find_precision(args.precision, device.type))
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; "auto" is a GPU if there is one.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    import torch
+
+    from emim.evaluation.recogniser import default_device
+
+    if name == "auto":
+        return default_device()
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    gpus = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise ConfigError(f"--device {name}: PyTorch finds {gpus or 'no'} GPU{'s' * (gpus != 1)}; take cpu, or auto")
+    return device
+
+
+def find_precision(wanted: str, device_type: str) -> Precision:
+    """What the network computes in; "auto" is bfloat16 where the device does so natively."""
+    from emim.training.precision import resolve_precision
+
+    if wanted == "auto":
+        wanted = resolve_precision("auto", device_type)
+    return "bf16-mixed" if wanted == "bf16-mixed" else "32-true"
+
+
+def run(args: argparse.Namespace) -> int:
+    let_waiting_threads_sleep()
+    from emim.data.read_ahead import lost_workers_named
+
+    recogniser = load_recogniser(args)
+    videos, failed = _list_videos(args.videos)
+    many = len(videos) > 1
+    started = time.monotonic()
+    with lost_workers_named(), progress_bar("predicting", len(videos)) if many else nullcontext(_no_bar) as progress:
+        outcomes = recogniser.predict_many(videos, args.topk, workers=args.workers, batch_size=args.batch_size)
+        for done, (path, outcome) in enumerate(outcomes, start=1):
+            if isinstance(outcome, VideoError):
+                failed += 1
+                say(f"emim predict: {outcome}")
+            else:
+                show(path, outcome, as_json=args.json)
+            progress(done, len(videos))
+    if many:
+        seconds = time.monotonic() - started
+        say(f"{len(videos)} videos in {seconds:.1f} s ({len(videos) / seconds:.1f} videos/s), {failed} failed")
+    return 1 if failed else 0
+
+
+def _list_videos(given: list[Path]) -> tuple[list[Path], int]:
+    """All videos, and how many of the arguments are folders without any, which is said."""
+    videos: list[Path] = []
     failed = 0
-    for given in args.videos:
+    for path in given:
         try:
-            for path in find_videos(given):
-                try:
-                    predictions = recogniser.predict(path, args.topk)
-                except VideoError as error:
-                    failed += 1
-                    say(f"emim predict: {error}")
-                else:
-                    show(path, predictions, as_json=args.json)
+            videos += find_videos(path)
         except DataError as error:
             failed += 1
             say(f"emim predict: {error}")
-    return 1 if failed else 0
+    return videos, failed
 
 
 def find_videos(path: Path) -> Iterator[Path]:
@@ -93,3 +179,7 @@ def show(path: Path, predictions: list[Prediction], *, as_json: bool) -> None:
         bar = "█" * round(item.score * _BAR_WIDTH)
         print(f"  {item.label:<{width}}  {item.score:6.1%}  {bar}")
     sys.stdout.flush()
+
+
+def _no_bar(done: int, total: int) -> None:
+    del done, total

@@ -158,11 +158,28 @@ def test_views(
 ) -> Tensor:
     """The test views of a video, or of its frames [first, stop).
 
-    Every frame is decoded and resized once, however many views share it.
-
     Returns:
         views_VCTHW: float32, normalised; V = pre.num_views, clip by clip: view v is crop v % crops of clip
         v // crops.
+
+    Raises:
+        VideoError: a frame cannot be read.
+    """
+    return finish_views(raw_test_views(reader, pre, first, stop), pre)
+
+
+def raw_test_views(
+    reader: VideoReader,
+    pre: Preprocessing,
+    first: int = 0,
+    stop: int | None = None,
+) -> Tensor:
+    """`test_views` before `finish_views`: a quarter of the bytes, for the way from one process to another.
+
+    Every frame is decoded and resized once, however many views share it.
+
+    Returns:
+        views_VCTHW: uint8 pixels, in the order of `test_views`; not padded to a square.
 
     Raises:
         VideoError: a frame cannot be read.
@@ -171,7 +188,7 @@ def test_views(
     index_VN = np.stack([test_indices(pre, stop - first, reader.fps, clip) for clip in range(pre.clips)])
     unique, position = np.unique(index_VN, return_inverse=True)
     frames_THWC = reader.read((unique + first).tolist())
-    return views_from_frames(frames_THWC, position.reshape(index_VN.shape), pre)
+    return cut_views(frames_THWC, position.reshape(index_VN.shape), pre)
 
 
 # These two are no tests, whatever their name looks like to pytest.
@@ -190,6 +207,11 @@ def views_from_frames(frames_THWC: NDArray[np.uint8], position_VN: NDArray[np.in
     Returns:
         views_VCTHW: float32, V = clips * crops, clip by clip.
     """
+    return finish_views(cut_views(frames_THWC, position_VN, pre), pre)
+
+
+def cut_views(frames_THWC: NDArray[np.uint8], position_VN: NDArray[np.int64], pre: Preprocessing) -> Tensor:
+    """`views_from_frames` before `finish_views`: views_VCTHW in uint8, letterboxed frames without their borders."""
     frames_TCHW = fit_frames(to_tensor(frames_THWC), pre)
     views: list[Tensor] = []
     for position_N in torch.from_numpy(np.ascontiguousarray(position_VN)):
@@ -197,9 +219,14 @@ def views_from_frames(frames_THWC: NDArray[np.uint8], position_VN: NDArray[np.in
         for crop in range(pre.crops_per_clip):
             # The centre crop is the middle one of the three.
             place = crop if pre.crops_per_clip == 3 else 1
-            view_TCHW = normalise(_square(clip_TCHW, pre.size, place), pre)
-            views.append(pad_to_square(view_TCHW, pre.size).transpose(0, 1))
+            views.append(_square(clip_TCHW, pre.size, place).transpose(0, 1))
     return torch.stack(views)
+
+
+def finish_views(views_VCTHW: Tensor, pre: Preprocessing) -> Tensor:
+    """Normalise and pad to squares what `raw_test_views` or `cut_views` gave, on the device where it lies: float32."""
+    views_VTCHW = pad_to_square(normalise(views_VCTHW.transpose(1, 2), pre), pre.size)
+    return views_VTCHW.transpose(1, 2).contiguous()
 
 
 def to_tensor(frames_THWC: NDArray[np.uint8]) -> Tensor:
@@ -234,10 +261,11 @@ def resize(frames_TCHW: Tensor, height: int, width: int, *, antialias: bool = Tr
 
 
 def normalise(frames_TCHW: Tensor, pre: Preprocessing) -> Tensor:
-    """uint8 values to (value / 255 - mean) / std as float32."""
+    """uint8 values to (value / 255 - mean) / std as float32; any axes may come before C."""
     std_C11 = torch.tensor(pre.std).view(3, 1, 1)
     mean_C11 = torch.tensor(pre.mean).view(3, 1, 1)
-    return (frames_TCHW * (1 / (255 * std_C11))).sub_(mean_C11 / std_C11)
+    scale_C11, shift_C11 = (1 / (255 * std_C11)).to(frames_TCHW.device), (mean_C11 / std_C11).to(frames_TCHW.device)
+    return (frames_TCHW * scale_C11).sub_(shift_C11)
 
 
 def pad_to_square(frames_TCHW: Tensor, size: int) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-_VIEWS_PER_PASS = 8
+VIEWS_PER_PASS = 8
 """Views in one forward pass: enough to keep the processor busy, and memory stays bounded whatever the
 number of clips and crops."""
 
@@ -28,7 +28,7 @@ def view_logits(model: nn.Module, views: Sequence[Tensor], device: torch.device)
     """
     counts = [len(views_VCTHW) for views_VCTHW in views]
     all_views = torch.cat(list(views))
-    logits = torch.cat([model(part.to(device)).float() for part in torch.split(all_views, _VIEWS_PER_PASS)])
+    logits = torch.cat([model(part.to(device)).float() for part in torch.split(all_views, VIEWS_PER_PASS)])
     return list(torch.split(logits, counts))
 
 
