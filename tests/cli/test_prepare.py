@@ -51,8 +51,15 @@ def test_what_a_user_sees(emim_command: Command, tmp_path: Path) -> None:
     assert "strict: train: 4 of 16" in strict.err
 
 
-@pytest.mark.parametrize("extra", [(), ("--resize", "15", "--workers", "1"), ("--fold", "4")])
-def test_errors_are_one_line(emim_command: Command, tmp_path: Path, extra: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ((), "no class list; looked for classInd.txt"),
+        (("--resize", "31", "--workers", "1"), "a short side of 31 pixels: give an even number, at least 16"),
+        (("--fold", "4"), "fold 4: UCF101 has 1, 2, 3"),
+    ],
+)
+def test_errors_are_one_line(emim_command: Command, tmp_path: Path, extra: tuple[str, ...], message: str) -> None:
     root = miniature.build("ucf101", tmp_path / "root")
     if not extra:
         shutil.rmtree(root / "ucfTrainTestlist")
@@ -60,4 +67,5 @@ def test_errors_are_one_line(emim_command: Command, tmp_path: Path, extra: tuple
     assert result.status == 1
     assert len(result.err.strip().splitlines()) == 1
     assert result.err.startswith("emim prepare: ")
+    assert message in result.err
     assert not (tmp_path / "out" / "train.csv").exists()

@@ -14,7 +14,7 @@ from conftest import QUICK
 from emim.data.folder import load_clips
 from emim.data.manifest import write_manifest
 from emim.data.synthetic import CLASSES
-from emim.errors import BrokenClipsError, CheckpointError, ConfigError, DataError, VideoError
+from emim.errors import BrokenClipsError, CheckpointError, ConfigError, DataError, ManifestError, VideoError
 from emim.models import create_model
 from emim.models.artifact import load_model, read_card
 from emim.training.divergence import DivergedError, first_bad_layer
@@ -186,6 +186,25 @@ def test_more_broken_clips_than_the_share_stop_with_the_list(generated: Path, tm
     ) as error:
         quick(data, tmp_path, "data.max_skip_share=0.05")
     assert all(str(path) in str(error.value) for path in broken)
+
+
+def test_files_that_are_not_there_count_as_broken(generated: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(generated, tmp_path / "data"))
+    manifests = [tmp_path / "train.csv", tmp_path / "val.csv"]
+    for manifest, split in zip(manifests, ("train", "val"), strict=True):
+        write_manifest(manifest, load_clips(data, split=split))
+    gone = [min((data / place).glob("*.mp4")) for place in ("train/left", "val/up")]
+    for path in gone:
+        path.unlink()
+    lists = [f"data.path={manifests[0]}", f"data.val={manifests[1]}"]
+    run = quick(generated, tmp_path, *lists, "data.max_skip_share=0.05")
+    summary = json.loads((run.folder / "summary.json").read_text())
+    (skipped,), (missing,) = summary["skipped"], summary["missing"]
+    assert f"{gone[0]}: no such file" in skipped
+    assert f"{gone[1]}: no such file" in missing
+    assert (summary["train_clips"], summary["val_clips"]) == (33, 11)
+    with pytest.raises(ManifestError, match="1 of 33 rows name a missing file"):  # 1 % of 33 clips is none
+        quick(generated, tmp_path, *lists)
 
 
 def test_a_broken_validation_clip_is_missing_and_never_replaced(generated: Path, tmp_path: Path) -> None:
