@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +53,29 @@ def test_what_a_user_sees(emim_command: Command, tmp_path: Path) -> None:
     strict = emim_command("prepare", "ssv2", root, "-o", out, "--strict")
     assert (strict.status, strict.out) == (1, "")
     assert "strict: train: 4 of 16" in strict.err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_bars_show_the_progress_on_a_terminal(tmp_path: Path) -> None:
+    import pty
+
+    root = miniature.build("ucf101", tmp_path / "root")
+    ours, theirs = pty.openpty()
+    words = ["prepare", "ucf101", root, "-o", tmp_path / "out", "--resize", 32, "--workers", 1]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "emim", *map(str, words)], stdout=subprocess.DEVNULL, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal ends whose other side has gone
+            while part := os.read(ours, 65536):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 0
+    for title in ("looking for train videos", "re-encoding train videos", "re-encoding test videos"):
+        assert title in shown.decode()
+    assert "12/12" in shown.decode()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 from conftest import QUICK, start_emim
+from emim.data.batches import EpochBatches
+from emim.data.folder import load_clips
 from emim.models.artifact import load_model
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -62,6 +65,25 @@ def test_two_processes_follow_the_loss_curve_of_one(
     ours, theirs = (dict(load_model(folder / "model.safetensors")[0].named_parameters()) for folder in (run, alone))
     for name, value in ours.items():  # running statistics are each process's own, as usual; Adam magnifies rounding
         torch.testing.assert_close(value, theirs[name], rtol=1e-2, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_broken_clips_of_all_processes_count_together(generated: Path, tmp_path: Path, emim_process: Start) -> None:
+    data = Path(shutil.copytree(generated, tmp_path / "data"))
+    clips = load_clips(data, split="train").entries
+    # One for each process in the first epoch.
+    firsts = [next(iter(EpochBatches(len(clips), 4, rank=rank, world=2)))[0][1] for rank in range(2)]
+    for index in firsts:
+        clips[index].path.write_bytes(b"")
+    process = emim_process(
+        "train", data, f"output={tmp_path}", "name=run", *QUICK, "trainer.global_batch=8", "trainer.batch_size=4",
+        "data.max_skip_share=0.05", "trainer.epochs=1", processes=2,
+    )  # fmt: skip
+    _, told = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert "emim train: 2 training clips cannot be read, 1 are allowed (data.max_skip_share)" in told
+    assert all(f"{clips[index].path}: has zero bytes" in told for index in firsts)
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from emim.models.artifact import ModelCard, save_model
 from emim.processes import Layout, Team, agree, is_first
 from emim.training.activation_checkpointing import checkpoint_blocks
 from emim.training.batch_plan import BatchPlan, plan_batches
-from emim.training.callbacks import EpochLines, TellValidation
+from emim.training.callbacks import EpochLines, SkipLimit, TellValidation
 from emim.training.config import ModelConfig, RunConfig
 from emim.training.loaders import ClipDataModule
 from emim.training.logs import csv_log
@@ -189,7 +189,11 @@ class Fit:
             callbacks.append(EMAWeightAveraging(decay=options.ema))
         if self.show_bar:
             callbacks.append(RichProgressBar(leave=False))
-        return [*callbacks, SaveState(folder, self.loaders, options.save_minutes, self.metrics)]
+        return [
+            *callbacks,
+            SkipLimit(self.loaders),
+            SaveState(folder, self.loaders, options.save_minutes, self.metrics),
+        ]
 
     def _strategy(self) -> Strategy | str:
         if self.layout.world == 1:

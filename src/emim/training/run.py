@@ -122,8 +122,10 @@ def _find_clips(config: RunConfig) -> tuple[ClipList, ClipList | None]:
         raise ConfigError("data.path is not set: give a folder of classes or a manifest, data.path=<folder>")
     # A file that is not there is a clip that cannot be read: training skips as many as it may, validation all.
     if data.val is not None:
-        train_split, val_split = (_own_split(path, split) for path, split in ((data.path, "train"), (data.val, "val")))
-        train_clips = load_clips(data.path, split=train_split, val_share=0.0, max_missing=data.max_skip_share)
+        train_clips = load_clips(
+            data.path, split=_own_split(data.path, "train"), val_share=0.0, max_missing=data.max_skip_share
+        )
+        val_split = _own_split(data.val, "val")
         return train_clips, load_clips(data.val, split=val_split, classes=train_clips.classes, max_missing=1.0)
     shared: dict[str, Any] = {
         "val_share": data.val_share, "seed": config.trainer.seed, "max_missing": data.max_skip_share
