@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,20 @@ def test_a_recipe_does_not_train_from_random_weights_unasked(emim_command: Comma
     assert result.status == 1
     assert "weights/uniformer_small_k400.pth: no such checkpoint file" in result.err
     assert not (tmp_path / "ssv2_s16_k400").exists()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_page_on_data_sets_has_its_commands_and_the_headers_figure(name: str) -> None:
+    config = load_recipe(find_recipe(name))
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    header = find_recipe(name).read_text().partition("\nname:")[0]
+    figure = re.search(r"published without EMIM: ([\d.]+)", header)
+    row = f"| `{name}` | {config.preprocessing.clips} x 3 | {figure[1] if figure else '-'} | not reproduced |"
+    assert row in page
+    data = Path(str(config.data.val)).parent
+    assert f"emim prepare {data.name} <root> -o {data}" in page
+    assert f"--data {config.data.val}" in page
+    assert name in page.replace(row, "")
 
 
 @pytest.mark.slow
