@@ -19,6 +19,7 @@ from emim.errors import BrokenClipsError, CheckpointError, ConfigError, DataErro
 from emim.models import create_model
 from emim.models.artifact import load_model, read_card
 from emim.training.divergence import DivergedError, first_bad_layer
+from emim.training.memory import least_room
 from emim.training.module import ClassificationModule
 from emim.training.recipe import load_recipe
 from emim.training.run import resume, train
@@ -92,6 +93,38 @@ def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(
     finished = resume(tmp_path / "cut" / "run", [], say=lambda line: None, progress_bar=False)
     first, second = weights(whole.model), weights(finished.model)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_fits_into_memory_decides_the_clips_of_a_pass(
+    generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = create_model("uniformer_tiny_emim", 11)
+    room = int(1.001 * least_room(model, (3, 4, 32, 32), mixed=False, repeats=2))  # one clip, drawn twice
+    options = ["trainer.global_batch=6", "trainer.batch_size=null", "optim.lr_batch=12", "data.val_share=0.0"]
+    lines: list[str] = []
+
+    def trained_with(free: int | None, name: str, *more: str) -> str:
+        lines.clear()
+        if free is not None:
+            monkeypatch.setattr("emim.training.fit.free_bytes", lambda device: free)
+        config = load_recipe(
+            None, [f"data.path={generated}", f"output={tmp_path}", f"name={name}", *QUICK, *options, *more]
+        )
+        folder = train(config, say=lines.append, progress_bar=False).folder
+        assert json.loads((folder / "summary.json").read_text())["steps"] == 33 // 6
+        return next(line for line in lines if "clips a step" in line)
+
+    rate = "learning rate 0.0005 (the recipe's 0.001 is for 12)"
+    assert trained_with(None, "all") == f"6 clips a step; {rate}; 32-true on CPU"
+    assert trained_with(room, "one", "trainer.repeats=2") == (
+        f"6 clips a step (1 x 6 passes), each drawn 2 times; {rate}; 32-true on CPU"
+    )
+    assert "6 clips a step (2 x 3 passes)" in trained_with(room, "two")
+    # A run goes on with the division that it began with, whatever has become of the memory.
+    monkeypatch.setattr("emim.training.fit.free_bytes", lambda device: 2**36)
+    lines.clear()
+    resume(tmp_path / "two", ["trainer.epochs=2"], say=lines.append, progress_bar=False)
+    assert any("6 clips a step (2 x 3 passes)" in line for line in lines)
 
 
 def test_fine_tuning_starts_from_a_checkpoint(generated: Path, trained: Path, tmp_path: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +33,27 @@ def losses(run: Path) -> list[float]:
         return [float(row["train_loss_epoch"]) for row in csv.DictReader(file) if row["train_loss_epoch"]]
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return int(found.getsockname()[1])
+
+
+def slurm_variables(rank: int, count: int) -> dict[str, str]:
+    return {
+        "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "quick", "SLURM_NTASKS": str(count),
+        "SLURM_NTASKS_PER_NODE": str(count), "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0",
+        "SLURM_JOB_NUM_NODES": "1", "SLURM_NNODES": "1", "SLURM_NODELIST": "localhost",
+    }  # fmt: skip
+
+
+def agent_options(count: int) -> list[str]:
+    return [
+        f"--nnodes={count}", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port()}",
+        "--rdzv-id=quick",
+    ]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def alone(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process, which accumulates what the others share."""
@@ -41,18 +65,29 @@ def alone(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "strategy"), [("torchrun", "ddp"), ("torchrun", "fsdp"), ("own", "ddp")])
+@pytest.mark.parametrize(
+    ("launcher", "strategy"),
+    [("torchrun", "ddp"), ("torchrun", "fsdp"), ("own", "ddp"), ("slurm", "ddp"), ("two agents", "ddp")],
+)
 def test_two_processes_follow_the_loss_curve_of_one(
     generated: Path, alone: Path, tmp_path: Path, emim_process: Start, launcher: str, strategy: str
 ) -> None:
-    processes = 2 if launcher == "torchrun" else 1
-    devices = [] if launcher == "torchrun" else ["trainer.devices=2"]
-    process = emim_process(
-        "train", generated, f"output={tmp_path}", "name=run", *QUICK, *OPTIONS, f"trainer.strategy={strategy}",
-        *devices, processes=processes,
-    )  # fmt: skip
-    out, told = process.communicate(timeout=200)
-    assert process.returncode == 0, told
+    words = [
+        "train", generated, f"output={tmp_path}", "name=run", *QUICK, *OPTIONS, f"trainer.strategy={strategy}"
+    ]  # fmt: skip
+    hows: dict[str, list[dict[str, Any]]] = {
+        "torchrun": [{"processes": 2}],
+        "own": [{}],
+        # What srun sets in the processes that it starts.
+        "slurm": [{"environment": slurm_variables(rank, 2)} for rank in range(2)],
+        # As on two machines, each of which starts one process.
+        "two agents": [{"torchrun": agent_options(2)}] * 2,
+    }
+    devices = ["trainer.devices=2"] if launcher == "own" else []
+    processes = [emim_process(*words, *devices, **how) for how in hows[launcher]]
+    outputs = [process.communicate(timeout=200) for process in processes]
+    out, told = ("".join(texts) for texts in zip(*outputs, strict=True))
+    assert [process.returncode for process in processes] == [0] * len(processes), told
     assert told.count("8 clips a step (4 on each of 2 devices), each drawn 2 times") == 1  # one of them talks
     assert out.count("model.safetensors") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]  # and they share one folder
