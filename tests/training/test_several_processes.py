@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from conftest import QUICK, start_emim
 from emim.data.batches import EpochBatches
@@ -119,6 +120,26 @@ def test_broken_clips_of_all_processes_count_together(generated: Path, tmp_path:
     assert "emim train: 2 training clips cannot be read, 1 are allowed (data.max_skip_share)" in told
     assert all(f"{clips[index].path}: has zero bytes" in told for index in firsts)
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_each_process_dumps_its_own_bad_batch(generated: Path, tmp_path: Path, emim_process: Start) -> None:
+    wild = ["optim.lr=1e30", "optim.warmup_epochs=0", "optim.clip_grad=0", "trainer.epochs=3", "trainer.batch_size=4"]
+    process = emim_process("train", generated, f"output={tmp_path}", "name=run", *QUICK, *wild, processes=2)
+    _, told = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert "the loss is nan at step" in told or "the loss is inf at step" in told
+    dumps = list((tmp_path / "run").glob("diverged-step-*/divergence.json"))
+    assert dumps
+    positions = {str(entry.path): at for at, entry in enumerate(load_clips(generated, split="train").entries)}
+    for path in dumps:
+        bad = json.loads(path.read_text())
+        assert path.parent.name.endswith("-process-1") == (bad["process"] == 1)
+        batches = EpochBatches(len(positions), 4, rank=bad["process"], world=2)
+        batches.set_epoch(bad["epoch"])
+        taken = [[index for _, index in batch] for batch in batches]
+        assert [positions[clip] for clip in bad["clips"]] in taken
+        assert len(load_file(path.with_name("batch.safetensors"))["clip"]) == 4
 
 
 @pytest.mark.slow
