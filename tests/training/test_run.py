@@ -142,6 +142,7 @@ def test_fine_tuning_starts_from_a_checkpoint(generated: Path, trained: Path, tm
     )
     result = train(config, say=lines.append, progress_bar=False)
     assert any("100.0% of the network's values loaded" in line for line in lines)
+    assert any("the warm-up (optim.warmup_epochs=1) takes all of the 1 epochs" in line for line in lines)
     before, after = weights(trained / "model.safetensors"), weights(result.model)
     assert all(torch.equal(before[name], after[name]) for name in before if name.endswith("weight"))
 

@@ -104,6 +104,11 @@ class Fit:
         checkpoint_blocks(model, config.trainer.checkpoint_blocks)
         self.plan = self._plan()
         say(f"{self.plan}; {self.precision} on {layout}")
+        if config.trainer.epochs <= config.optim.warmup_epochs:
+            say(
+                f"note: the warm-up (optim.warmup_epochs={config.optim.warmup_epochs:g}) takes all of the "
+                f"{config.trainer.epochs} epochs, so that learning rate is never reached"
+            )
         self.loaders = ClipDataModule(config, train_clips, val_clips, self.plan, layout.devices, say)
 
     def run(self, folder: Path, saved: SavedState | None = None) -> RunResult:
