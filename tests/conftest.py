@@ -6,9 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,14 +61,24 @@ def emim_command(capfd: pytest.CaptureFixture[str]) -> Callable[..., CommandResu
     return run
 
 
-def start_emim(*words: object, processes: int = 1) -> subprocess.Popen[str]:
-    """Start the real command line as a process of its own, or as several under torchrun; one thread in each."""
+def start_emim(
+    *words: object, processes: int = 1, torchrun: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start the real command line as a process of its own, or as several under torchrun; one thread in each.
+
+    Args:
+        words: the command.
+        processes: how many on this machine.
+        torchrun: its options, where they are to be others than those of one machine.
+        environment: more variables.
+    """
     launcher = [sys.executable, "-m"]
-    if processes > 1:
-        launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    if processes > 1 or torchrun:
+        options = torchrun or ("--standalone", f"--nproc-per-node={processes}")
+        launcher += ["torch.distributed.run", *options, "-m"]
     return subprocess.Popen(
         [*launcher, "emim", *map(str, words)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -79,8 +90,8 @@ def emim_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """`start_emim`, with an end to all that it started."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*words: object, processes: int = 1) -> subprocess.Popen[str]:
-        started.append(start_emim(*words, processes=processes))
+    def start(*words: object, **how: Any) -> subprocess.Popen[str]:
+        started.append(start_emim(*words, **how))
         return started[-1]
 
     yield start

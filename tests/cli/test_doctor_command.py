@@ -69,6 +69,7 @@ def test_a_folder_of_any_videos(emim_command: Command, generated: Path) -> None:
         (["{root}", "--split", "test", "--quarantine", "new.txt"], "ends in .csv"),
         (["{root}/test.csv", "--quarantine", "{root}/test.csv"], "would overwrite"),
         (["{root}/test.csv", "--split", "test"], "--split is for folders"),
+        (["{root}", "--json", "{root}/test.csv/report.json"], "test.csv/report.json: cannot be written"),
     ],
 )
 def test_wrong_use_is_said_before_anything_is_decoded(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,8 +55,38 @@ def test_what_a_user_sees(emim_command: Command, tmp_path: Path) -> None:
     assert "strict: train: 4 of 16" in strict.err
 
 
-@pytest.mark.parametrize("extra", [(), ("--resize", "15", "--workers", "1"), ("--fold", "4")])
-def test_errors_are_one_line(emim_command: Command, tmp_path: Path, extra: tuple[str, ...]) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_bars_show_the_progress_on_a_terminal(tmp_path: Path) -> None:
+    import pty
+
+    root = miniature.build("ucf101", tmp_path / "root")
+    ours, theirs = pty.openpty()
+    words = ["prepare", "ucf101", root, "-o", tmp_path / "out", "--resize", 32, "--workers", 1]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "emim", *map(str, words)], stdout=subprocess.DEVNULL, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal ends whose other side has gone
+            while part := os.read(ours, 65536):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 0
+    for title in ("looking for train videos", "re-encoding train videos", "re-encoding test videos"):
+        assert title in shown.decode()
+    assert "12/12" in shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ((), "no class list; looked for classInd.txt"),
+        (("--resize", "31", "--workers", "1"), "a short side of 31 pixels: give an even number, at least 16"),
+        (("--fold", "4"), "fold 4: UCF101 has 1, 2, 3"),
+    ],
+)
+def test_errors_are_one_line(emim_command: Command, tmp_path: Path, extra: tuple[str, ...], message: str) -> None:
     root = miniature.build("ucf101", tmp_path / "root")
     if not extra:
         shutil.rmtree(root / "ucfTrainTestlist")
@@ -60,4 +94,5 @@ def test_errors_are_one_line(emim_command: Command, tmp_path: Path, extra: tuple
     assert result.status == 1
     assert len(result.err.strip().splitlines()) == 1
     assert result.err.startswith("emim prepare: ")
+    assert message in result.err
     assert not (tmp_path / "out" / "train.csv").exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,10 @@ import yaml
 
 import miniature
 from conftest import CommandResult
+from emim.models import create_model
+from emim.training.activation_checkpointing import checkpoint_blocks
+from emim.training.fit import model_arguments
+from emim.training.memory import least_room
 from emim.training.recipe import find_recipe, load_recipe
 
 Command = Callable[..., CommandResult]
@@ -86,6 +92,42 @@ def test_a_recipe_does_not_train_from_random_weights_unasked(emim_command: Comma
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
+def test_the_page_on_data_sets_has_its_commands_and_the_headers_figure(name: str) -> None:
+    config = load_recipe(find_recipe(name))
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    header = find_recipe(name).read_text().partition("\nname:")[0]
+    figure = re.search(r"published without EMIM: ([\d.]+)", header)
+    row = f"| `{name}` | {config.preprocessing.clips} x 3 | {figure[1] if figure else '-'} | not reproduced |"
+    assert row in page
+    data = Path(str(config.data.val)).parent
+    assert f"emim prepare {data.name} <root> -o {data}" in page
+    assert f"--data {config.data.val}" in page
+    assert name in page.replace(row, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("ssv1_s16_in1k", "ssv1_s16_k400", "ssv2_s16_k400", "k400_s16", "diving48_s16_k400"),
+        ("ssv1_b32_k400", "ssv2_b32_k400"),
+        ("ssv2_b16_k400",),
+        ("k400_b16",),
+        ("k400_b32",),
+    ],
+    ids=lambda names: names[-1],
+)
+def test_the_header_names_the_memory_that_is_planned_with(names: tuple[str, ...]) -> None:
+    config = load_recipe(find_recipe(names[-1]))
+    pre = config.preprocessing
+    model = create_model(config.model.name, 400, **model_arguments(config.model))
+    checkpoint_blocks(model, config.trainer.checkpoint_blocks)
+    room = least_room(model, (3, pre.num_frames, pre.size, pre.size), mixed=True, repeats=config.trainer.repeats)
+    for name in names:
+        assert f"each with at least {math.ceil(room / 2**30)} GiB free: the estimate" in find_recipe(name).read_text()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_the_header_leads_from_the_data_to_the_figure(name: str) -> None:
     text = find_recipe(name).read_text()
     header, _, body = text.partition("\nname:")
@@ -94,6 +136,7 @@ def test_the_header_leads_from_the_data_to_the_figure(name: str) -> None:
     assert f"--data {config.data.val}" in header
     assert "not reproduced here" in header
     assert str(config.model.checkpoint) in header
+    assert "each with at least" in header
     assert set(yaml.safe_load("name:" + body)) == {
         "name", "model", "data", "preprocessing", "augment", "mix", "optim", "trainer"
     }  # fmt: skip

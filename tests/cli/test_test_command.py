@@ -114,6 +114,31 @@ def test_logits_are_those_of_every_view_of_the_clips_that_could_be_read(
     assert scores.max().item() == pytest.approx(best.score, abs=1e-5)
 
 
+def test_files_that_are_not_there_are_missing_and_those_left_out_before_are_told(
+    emim_command: Command, trained: Path, generated: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(generated / "test", tmp_path / "root" / "test"))
+    shutil.copytree(generated / "train", tmp_path / "root" / "train")
+    cut = min((root / "up").glob("*.mp4"))
+    cut.write_bytes(cut.read_bytes()[:500])
+    out = tmp_path / "prepared"
+    prepared = emim_command("prepare", "folder", root.parent, "-o", out, "--split", "test", "--resize", 32)
+    assert prepared.status == 0, prepared.err
+    gone = min((out / "videos" / "test" / "left").glob("*.mp4"))
+    gone.unlink()
+    words = ["--data", out / "test.csv", "--workers", 0, "--json", tmp_path / "report.json"]
+    result = emim_command("test", trained / "model.safetensors", *words)
+    assert result.status == 1
+    assert f"missing: {gone}: no such file" in result.err
+    assert f"left out by emim prepare: 1 of 22 clips that the data set lists, in no figure; {out}" in result.err
+    assert "missing, in no figure" in result.out
+    assert "left out by emim prepare, in no figure" in result.out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["clips"], report["left_out_by_prepare"]) == (20, 1)
+    assert [item["path"] for item in report["missing"]] == [str(gone)]
+    assert {row["class"]: row["clips"] for row in report["per_class"]}["up"] == 1
+
+
 def test_classes_in_another_order_are_an_error(
     emim_command: Command, trained: Path, generated: Path, tmp_path: Path
 ) -> None:

@@ -146,6 +146,13 @@ def test_missing_files_are_listed_up_to_a_limit(folder: Path) -> None:
     assert len(read_manifest(path, check_files=False)) == 10
 
 
+def test_a_share_of_files_may_be_missing(folder: Path) -> None:
+    path = write(folder, "path,label\n" + "".join(f"gone{i}.mp4,x\n" for i in range(2)) + "a.mp4,y\nb.mp4,y\n")
+    assert len(read_manifest(path, max_missing=0.5)) == 4
+    with pytest.raises(ManifestError, match=r"row 2: 2 of 4 rows name a missing file, 1 may: .*gone0\.mp4 \(row 2\)"):
+        read_manifest(path, max_missing=0.49)
+
+
 def test_missing_manifest_and_folder_in_its_place(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no such file"):
         read_manifest(tmp_path / "none.csv")

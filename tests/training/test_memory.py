@@ -8,7 +8,7 @@ import torch
 from emim.errors import ConfigError
 from emim.models import create_model
 from emim.training.activation_checkpointing import checkpoint_blocks
-from emim.training.memory import clips_that_fit, free_bytes, saved_bytes
+from emim.training.memory import clips_that_fit, free_bytes, least_room, saved_bytes
 
 CLIP = (3, 4, 64, 64)
 
@@ -52,6 +52,9 @@ def test_more_memory_fits_more_clips() -> None:
     assert 0.4 * free_bytes(cpu) < fits * per_clip < free_bytes(cpu)
     assert clips_that_fit(model, CLIP, room=free_bytes(cpu), mixed=False, repeats=2) == pytest.approx(fits / 2, rel=0.2)
     assert clips_that_fit(model, (3, 64, 4096, 4096), room=free_bytes(cpu), mixed=False) == 1  # never less
+    room = least_room(model, CLIP, mixed=False, repeats=2)
+    assert clips_that_fit(model, CLIP, room=int(1.001 * room), mixed=False) == 2
+    assert clips_that_fit(model, CLIP, room=int(0.999 * room), mixed=False) == 1
 
 
 def test_checkpointed_blocks_change_no_number() -> None:

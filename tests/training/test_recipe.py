@@ -58,6 +58,16 @@ def test_overrides_win_and_keep_the_rest(tmp_path: Path) -> None:
         ("augment.randaugment=rand-w3", "^randaugment: unknown key 'w' in 'rand-w3'"),
         ("optim.lr", "override 'optim.lr' must be key=value"),
         ("optim.lr=[", "optim.lr: '\\[' is not a value"),
+        ("optim.lr=-1", "^optim.lr: input should be greater than or equal to 0, got -1$"),
+        ("optim.betas=[0.9, 1]", r"^optim.betas.1: input should be less than 1, got 1$"),
+        ("trainer.epochs=0", "^trainer.epochs: input should be greater than or equal to 1, got 0$"),
+        ("trainer.devices=0", "^trainer.devices: input should be greater than or equal to 1, got 0$"),
+        ("trainer.ema=1", "^trainer.ema: input should be less than 1, got 1$"),
+        ("trainer.max_minutes=0", "^trainer.max_minutes: input should be greater than 0, got 0$"),
+        ("data.max_skip_share=2", "^data.max_skip_share: input should be less than or equal to 1, got 2$"),
+        ("data.val_clips=0", "^data.val_clips: input should be greater than or equal to 1, got 0$"),
+        ("mix.mixup=-1", "^mix.mixup: input should be greater than or equal to 0, got -1$"),
+        ("model.drop_path=1.5", "^model.drop_path: input should be less than 1, got 1.5$"),
     ],
 )
 def test_wrong_overrides_name_the_key(override: str, message: str) -> None:
@@ -72,6 +82,7 @@ def test_wrong_overrides_name_the_key(override: str, message: str) -> None:
         ("name: [\n", "not valid YAML"),
         ("trainr: {epochs: 3}\n", r"r\.yaml: unknown key 'trainr'"),
         ("optim: 3\n", "optim is a section of keys, got 3"),
+        ("trainer: {epochs: 0}\n", r"r\.yaml: trainer\.epochs: input should be greater than or equal to 1, got 0"),
     ],
 )
 def test_wrong_files_name_the_file(tmp_path: Path, text: str, message: str) -> None:
@@ -80,6 +91,13 @@ def test_wrong_files_name_the_file(tmp_path: Path, text: str, message: str) -> N
     with pytest.raises(ConfigError, match=message) as error:
         load_recipe(path)
     assert str(path) in str(error.value)
+
+
+def test_a_wrong_override_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("optim: {lr: 0.5}\n")
+    with pytest.raises(ConfigError, match=r"^optim\.lr: .*got -1$"):
+        load_recipe(path, ["optim.lr=-1"])
 
 
 def test_an_unknown_recipe_suggests_the_nearest() -> None:

@@ -6,7 +6,17 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emim.cli.console import SubParsers, natural, percent, positive, print_table, progress_bar, say, write_json
+from emim.cli.console import (
+    SubParsers,
+    check_folder,
+    natural,
+    percent,
+    positive,
+    print_table,
+    progress_bar,
+    say,
+    write_json,
+)
 from emim.errors import ConfigError
 from emim.machine import let_waiting_threads_sleep
 
@@ -56,6 +66,7 @@ def run_loader(args: argparse.Namespace) -> int:
     from emim.data.folder import load_clips
     from emim.training.recipe import find_recipe, load_recipe
 
+    check_folder(args.json)
     word, overrides = split_overrides(None, args.overrides)
     if word is not None:
         raise ConfigError(f"what is {word!r}? The clips are given as --data, overrides as key=value")

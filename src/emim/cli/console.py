@@ -95,6 +95,20 @@ def write_json(path: Path, content: Any) -> None:
         raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 
 
+def check_folder(path: Path | None) -> None:
+    """Make the folder of a result that is to be written later.
+
+    Raises:
+        ConfigError: it cannot be made, which is better said before the work than after it.
+    """
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+
+
 def percent(share: float | None) -> str:
     """A share as per cent with one decimal; a dash for None."""
     return "-" if share is None else f"{share:.1%}"

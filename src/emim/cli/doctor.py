@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emim.cli.console import SubParsers, positive, progress_bar, say, write_json
+from emim.cli.console import SubParsers, check_folder, positive, progress_bar, say, write_json
 from emim.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     clip_list, is_labelled = _load(args)
     if args.quarantine is not None:
         _check_quarantine(args, clip_list, is_labelled)
+    for path in (args.json, args.quarantine):
+        check_folder(path)
     say(clip_list.note or f"{len(clip_list)} clips from {args.data}")
     with progress_bar("decoding", len({entry.path for entry in clip_list})) as progress:
         report = examine(

@@ -78,7 +78,8 @@ def print_result(result: Prepared) -> None:
             say(f"warning: {describe_missing(split, part.listed, part.missing, part.where)}")
         if part.failed:
             path, reason = part.failed[0]
-            say(f"warning: {split}: {len(part.failed)} videos cannot be re-encoded, first of all {path}: {reason}")
+            first = f"{path}: {reason}" if len(part.failed) == 1 else f"first of all {path}: {reason}"
+            say(f"warning: {split}: {len(part.failed)} of {part.listed} videos cannot be re-encoded: {first}")
     if any(part.missing or part.failed for part in result.splits.values()):
         say(f"all of them are listed in {result.out / 'prepare.json'}")
     rows = [

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from emim.cli.console import (
     SubParsers,
+    check_folder,
     natural,
     percent,
     positive,
@@ -18,7 +19,6 @@ from emim.cli.console import (
     say,
     write_json,
 )
-from emim.errors import ConfigError
 
 if TYPE_CHECKING:
     from emim.data.folder import Split
@@ -84,6 +84,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from emim.data.loader import default_workers
+    from emim.data.prepare.output import left_out
     from emim.evaluation.logits_file import write_logits
     from emim.evaluation.outputs import clip_outputs
     from emim.evaluation.recogniser import Recogniser
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     from emim.processes import is_first, layout, team
 
     for path in (args.json, args.logits):
-        _check_folder(path)
+        check_folder(path)
     first = is_first()
     tell = say if first else _silent
     place = layout(args.devices, args.nodes, args.accelerator)
@@ -131,13 +132,22 @@ def run(args: argparse.Namespace) -> int:
         precision=precision,
         missing=outputs.missing,
     )
-    print_result(result, per_class=args.per_class or len(clip_list.classes) <= _MOST_CLASSES)
+    lacking = left_out(args.data)
+    print_result(
+        result,
+        per_class=args.per_class or len(clip_list.classes) <= _MOST_CLASSES,
+        left_out=0 if lacking is None else lacking.clips,
+    )
     tell(f"{seconds:.1f} s, {len(clip_list) / seconds:.1f} clips a second")
     if not args.per_class and len(clip_list.classes) > _MOST_CLASSES:
         tell(f"{len(clip_list.classes)} classes: --per-class prints the table of them, --json FILE writes it")
     about = {"checkpoint": str(checkpoint), "data": str(args.data), "split": split}
     if args.json is not None:
-        described = {**about, **_circumstances(clip_list, place.world, str(place), args.batch_size, seconds)}
+        described = {
+            **about,
+            "left_out_by_prepare": 0 if lacking is None else lacking.clips,
+            **_circumstances(clip_list, place.world, str(place), args.batch_size, seconds),
+        }
         write_json(args.json, {**described, **result.to_dict()})
         tell(f"written to {args.json}")
     if args.logits is not None:
@@ -146,11 +156,22 @@ def run(args: argparse.Namespace) -> int:
         tell(f"written to {args.logits}")
     for path, reason in result.missing:
         tell(f"missing: {reason if str(path) in reason else f'{path}: {reason}'}")
+    if lacking is not None:
+        tell(
+            f"left out by emim prepare: {lacking.clips} of {lacking.listed} clips that the data set lists, in no "
+            f"figure; {lacking.report} names them"
+        )
     return 1 if result.missing else 0
 
 
-def print_result(result: TestResult, *, per_class: bool = True) -> None:
-    """The totals, below the table of classes."""
+def print_result(result: TestResult, *, per_class: bool = True, left_out: int = 0) -> None:
+    """The totals, below the table of classes.
+
+    Args:
+        result: what was measured.
+        per_class: print the table of classes.
+        left_out: clips of the data set that its manifest lacks.
+    """
     rows = [(row.name, str(row.clips), percent(row.top1)) for row in result.per_class] if per_class else []
     low, high = result.top1_interval
     rows += [
@@ -161,6 +182,8 @@ def print_result(result: TestResult, *, per_class: bool = True) -> None:
     ]
     if result.missing:
         rows.append(("missing, in no figure", str(len(result.missing)), "-"))
+    if left_out:
+        rows.append(("left out by emim prepare, in no figure", str(left_out), "-"))
     print_table(_title(result), ("class" if per_class else "", "clips", "accuracy"), rows)
 
 
@@ -190,6 +213,7 @@ def _find_clips(args: argparse.Namespace, recogniser: Recogniser) -> tuple[str, 
         classes=card.classes,
         val_share=trained_with[0].get("val_share", 0.2),
         seed=trained_with[1].get("seed", 0),
+        max_missing=1.0,  # what is not there is reported as missing, with the rest
     )
 
 
@@ -224,16 +248,6 @@ def _circumstances(clip_list: ClipList, processes: int, device: str, batch_size:
         "clips_per_second": round(len(clip_list) / seconds, 2),
         "machine": describe_machine().to_dict(),
     }
-
-
-def _check_folder(path: Path | None) -> None:
-    """Raise ConfigError before the test, and not after it, for a result that could not be written."""
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def device_count(text: str) -> int | Literal["auto"]:

@@ -53,13 +53,15 @@ def load_clips(
     classes: Sequence[str] | None = None,
     val_share: float = 0.2,
     seed: int = 0,
+    max_missing: float = 0.0,
 ) -> ClipList:
     """The clips of one split of a folder of classes (see `discover`) or of a `.csv` manifest.
 
     The class list of a manifest is `classes.txt` beside it where there is one (see `read_manifest`).
 
     A manifest has no split folders: "train" and "val" are the two sides of the seeded split, "test" is the
-    same as "val", and None is every row (what a manifest made for validation or testing alone needs).
+    same as "val", and None is every row (what a manifest made for validation or testing alone needs). A share
+    `max_missing` of its rows may name files that are not there: whoever reads them says so then.
 
     Raises:
         DataError: the path does not exist or is neither a folder nor a manifest, or see `discover`.
@@ -70,7 +72,7 @@ def load_clips(
     if source.suffix.lower() != ".csv" or source.is_dir():
         return discover(source, split=split, classes=classes, val_share=val_share, seed=seed)
     _check_options(split, val_share)
-    clip_list = read_manifest(source, classes)
+    clip_list = read_manifest(source, classes, max_missing=max_missing)
     if split is None:
         return clip_list
     return _seeded_side(clip_list, split, val_share, seed)

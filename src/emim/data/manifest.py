@@ -144,14 +144,21 @@ def relative_path(path: Path, root: Path) -> str:
     return (absolute[len(base) :] if inside else absolute).replace(os.sep, "/")
 
 
-def read_manifest(path: Path | str, classes: Sequence[str] | None = None, *, check_files: bool = True) -> ClipList:
+def read_manifest(
+    path: Path | str,
+    classes: Sequence[str] | None = None,
+    *,
+    check_files: bool = True,
+    max_missing: float = 0.0,
+) -> ClipList:
     """Read a manifest (format: see the module's docstring).
 
     Args:
         path: the CSV file; a byte order mark is accepted.
         classes: class names in index order, for example from a checkpoint. Default: those of `classes.txt`
             beside the file; without one, the sorted unique labels of the file.
-        check_files: also require that every clip exists on disk.
+        check_files: also require that the clips exist on disk.
+        max_missing: share of the rows that may name a file which does not, rounded down.
 
     Raises:
         ManifestError: the file or one of its rows is wrong, or `classes.txt` beside it is, or that differs
@@ -172,7 +179,7 @@ def read_manifest(path: Path | str, classes: Sequence[str] | None = None, *, che
     )
     _check_duplicates(source, entries)
     if check_files:
-        _check_exists(source, entries)
+        _check_exists(source, entries, int(max_missing * len(entries)))
     note = f"{len(entries)} clips of {len(names)} classes from manifest {source.name}"
     if numbered:
         note += "; its labels are class indices"
@@ -346,13 +353,14 @@ def _check_duplicates(source: Path, entries: tuple[ClipEntry, ...]) -> None:
             raise ManifestError(source, entry.row, f"{kind} row {first.row}: {entry.path}")
 
 
-def _check_exists(source: Path, entries: tuple[ClipEntry, ...]) -> None:
+def _check_exists(source: Path, entries: tuple[ClipEntry, ...], allowed: int) -> None:
     paths = dict.fromkeys(entry.path for entry in entries)
     missing = {path for path in paths if not path.exists()}
-    if not missing:
-        return
     rows = [entry for entry in entries if entry.path in missing]
+    if len(rows) <= allowed:
+        return
     listed = ", ".join(f"{entry.path} (row {entry.row})" for entry in rows[:_MAX_LISTED])
     more = f" and {len(rows) - _MAX_LISTED} more" if len(rows) > _MAX_LISTED else ""
-    reason = f"{len(rows)} of {len(entries)} rows name a missing file: {listed}{more}"
+    but = f", {allowed} may" if allowed else ""
+    reason = f"{len(rows)} of {len(entries)} rows name a missing file{but}: {listed}{more}"
     raise ManifestError(source, rows[0].row, reason)

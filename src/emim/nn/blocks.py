@@ -48,12 +48,12 @@ class LocalBlock(nn.Module):
     def __init__(self, dim: int, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         super().__init__()
         self.pos_embed = PositionEmbedding(dim)
-        self.norm1 = nn.BatchNorm3d(dim)
+        self.norm1: nn.Module = nn.BatchNorm3d(dim)
         self.conv1 = PointwiseConv3d(dim, dim)
         self.conv2 = PointwiseConv3d(dim, dim)
         self.attn = DepthwiseConv3d(dim, 5)
         self.drop_path = DropPath(drop_path)
-        self.norm2 = nn.BatchNorm3d(dim)
+        self.norm2: nn.Module = nn.BatchNorm3d(dim)
         self.mlp = ConvMLP(dim, int(dim * mlp_ratio))
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:

@@ -31,9 +31,9 @@ def in_row_blocks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     if x.device.type != "cpu" or torch.is_grad_enabled() or being_traced() or x.numel() < 2 * _ROWS * x.shape[-1]:
         return function(x)
-    blocks_RC = x.reshape(-1, x.shape[-1]).split(_ROWS)
+    blocks_RC = torch.split(x.reshape(-1, x.shape[-1]), _ROWS)
     first_RK = function(blocks_RC[0])
     out_RK = first_RK.new_empty(x.shape[:-1].numel(), first_RK.shape[-1])
-    for number, part_RK in enumerate(out_RK.split(_ROWS)):
+    for number, part_RK in enumerate(torch.split(out_RK, _ROWS)):
         part_RK.copy_(function(blocks_RC[number]) if number else first_RK)
     return out_RK.view(*x.shape[:-1], -1)

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning
+import torch.distributed as dist
 
+from emim.errors import BrokenClipsError, EmimError
+from emim.training.loaders import ClipDataModule
 from emim.training.module import ClassificationModule
 
 
@@ -38,6 +41,29 @@ class TellValidation(lightning.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_top1 = state_dict["best_top1"]
+
+
+class SkipLimit(lightning.Callback):
+    """Hold the unreadable clips that all processes have found together to the limit, after each epoch.
+
+    Within an epoch each loader holds those of its own process to it.
+
+    Args:
+        loaders: knows what this process has skipped, and the limit.
+    """
+
+    def __init__(self, loaders: ClipDataModule) -> None:
+        self.loaders = loaders
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        del pl_module
+        if trainer.world_size == 1:
+            return
+        parts: list[dict[int, EmimError]] = [{} for _ in range(trainer.world_size)]
+        dist.all_gather_object(parts, self.loaders.skipped)
+        together = {index: error for part in parts for index, error in part.items()}
+        if len(together) > self.loaders.max_skipped:
+            raise BrokenClipsError(tuple(together[index] for index in sorted(together)), self.loaders.max_skipped)
 
 
 class EpochLines(lightning.Callback):

@@ -1,16 +1,25 @@
 """The typed configuration of a training run.
 
 A recipe is a YAML file with these keys; the command line overrides them by dotted names
-(`optim.lr=1e-3`). The classes hold values only: `emim.training.run` builds the objects from them.
+(`optim.lr=1e-3`). The classes hold values only: `emim.training.run` builds the objects from them. The ranges below
+are checked where a recipe is read (`emim.training.recipe`), before anything is loaded or written.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from emim.data.augment.transforms import AugmentOptions
 from emim.data.preprocessing import Preprocessing
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -30,11 +39,11 @@ class ModelConfig:
 
     name: str = "uniformer_tiny_emim"
     checkpoint: str | None = None
-    min_coverage: float = 0.8
+    min_coverage: Share = 0.8
     stem_stride: int = 1
     window: int = 7
-    drop_path: float = 0.0
-    dropout: float = 0.0
+    drop_path: ShareBelowOne = 0.0
+    dropout: ShareBelowOne = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,13 +66,13 @@ class DataConfig:
 
     path: str | None = None
     val: str | None = None
-    val_share: float = 0.2
-    val_clips: int | None = None
+    val_share: ShareBelowOne = 0.2
+    val_clips: Count | None = None
     val_crops: Literal[1, 3] | None = None
-    max_skip_share: float = 0.01
-    workers: int | None = None
+    max_skip_share: Share = 0.01
+    workers: Natural | None = None
     cache: bool = False
-    cache_mb: float = 2048.0
+    cache_mb: Amount = 2048.0
 
 
 @dataclass(frozen=True)
@@ -78,11 +87,11 @@ class MixConfig:
         label_smoothing: share of the target spread over all classes.
     """
 
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    prob: float = 1.0
-    switch_prob: float = 0.5
-    label_smoothing: float = 0.1
+    mixup: Amount = 0.0
+    cutmix: Amount = 0.0
+    prob: Share = 1.0
+    switch_prob: Share = 0.5
+    label_smoothing: Share = 0.1
 
 
 @dataclass(frozen=True)
@@ -103,15 +112,15 @@ class OptimConfig:
             1 is off.
     """
 
-    lr: float = 1e-3
+    lr: Amount = 1e-3
     lr_batch: int | None = None
-    min_lr: float = 1e-6
-    warmup_epochs: float = 1.0
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    clip_grad: float = 20.0
-    layer_decay: float = 1.0
+    min_lr: Amount = 1e-6
+    warmup_epochs: Amount = 1.0
+    weight_decay: Amount = 0.05
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
+    eps: Amount = 1e-8
+    clip_grad: Amount = 20.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -143,23 +152,23 @@ class TrainerConfig:
         seed: seed of the weights and of every draw.
     """
 
-    epochs: int = 30
-    max_minutes: float | None = None
+    epochs: Count = 30
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
     global_batch: int | None = None
     batch_size: int | None = 16
     accumulate: int | None = None
     repeats: int = 1
     checkpoint_blocks: tuple[int, int, int, int] = (0, 0, 0, 0)
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true"] = "auto"
-    devices: int | Literal["auto"] = "auto"
-    nodes: int = 1
+    devices: Count | Literal["auto"] = "auto"
+    nodes: Count = 1
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    ema: float = 0.0
-    val_every: int = 1
+    ema: ShareBelowOne = 0.0
+    val_every: Count = 1
     keep: Literal["best", "last"] = "best"
-    save_minutes: float = 10.0
-    seed: int = 0
+    save_minutes: Amount = 10.0
+    seed: Natural = 0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Divergence:
         epoch: from 0.
         layer: the first part of the network with a result that is not finite, or what else is wrong.
         clips: the clips of the batch.
+        process: which of several processes had them.
     """
 
     loss: float
@@ -36,6 +37,7 @@ class Divergence:
     epoch: int
     layer: str
     clips: tuple[Path, ...]
+    process: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -45,6 +47,7 @@ class Divergence:
             "epoch": self.epoch,
             "layer": self.layer,
             "clips": [str(path) for path in self.clips],
+            "process": self.process,
         }
 
 
@@ -81,7 +84,9 @@ def dump(folder: Path, divergence: Divergence, clip_BCTHW: Tensor, target_BK: Te
         The folder of this dump: `batch.safetensors` (clip, target), `weights.safetensors` (if there is a model),
         `divergence.json`.
     """
-    where = folder / f"diverged-step-{divergence.step}"
+    # Several processes may come to it in the same step, each with clips of its own.
+    own = f"-process-{divergence.process}" if divergence.process else ""
+    where = folder / f"diverged-step-{divergence.step}{own}"
     batch = {"clip": clip_BCTHW.detach().cpu().contiguous(), "target": target_BK.detach().cpu().contiguous()}
     parts = {"batch": batch}
     if model is not None:

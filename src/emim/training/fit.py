@@ -27,7 +27,7 @@ from emim.models.artifact import ModelCard, save_model
 from emim.processes import Layout, Team, agree, is_first
 from emim.training.activation_checkpointing import checkpoint_blocks
 from emim.training.batch_plan import BatchPlan, plan_batches
-from emim.training.callbacks import EpochLines, TellValidation
+from emim.training.callbacks import EpochLines, SkipLimit, TellValidation
 from emim.training.config import ModelConfig, RunConfig
 from emim.training.loaders import ClipDataModule
 from emim.training.logs import csv_log
@@ -104,6 +104,11 @@ class Fit:
         checkpoint_blocks(model, config.trainer.checkpoint_blocks)
         self.plan = self._plan()
         say(f"{self.plan}; {self.precision} on {layout}")
+        if config.trainer.epochs <= config.optim.warmup_epochs:
+            say(
+                f"note: the warm-up (optim.warmup_epochs={config.optim.warmup_epochs:g}) takes all of the "
+                f"{config.trainer.epochs} epochs, so that learning rate is never reached"
+            )
         self.loaders = ClipDataModule(config, train_clips, val_clips, self.plan, layout.devices, say)
 
     def run(self, folder: Path, saved: SavedState | None = None) -> RunResult:
@@ -189,7 +194,11 @@ class Fit:
             callbacks.append(EMAWeightAveraging(decay=options.ema))
         if self.show_bar:
             callbacks.append(RichProgressBar(leave=False))
-        return [*callbacks, SaveState(folder, self.loaders, options.save_minutes, self.metrics)]
+        return [
+            *callbacks,
+            SkipLimit(self.loaders),
+            SaveState(folder, self.loaders, options.save_minutes, self.metrics),
+        ]
 
     def _strategy(self) -> Strategy | str:
         if self.layout.world == 1:

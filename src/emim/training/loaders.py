@@ -60,6 +60,11 @@ class ClipDataModule(lightning.LightningDataModule):
         given = self.config.data.workers
         return default_workers(self.devices) if given is None else given
 
+    @property
+    def max_skipped(self) -> int:
+        """How many training clips may be unreadable."""
+        return int(self.config.data.max_skip_share * len(self.train))
+
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position, "division": self.plan.division}
 
@@ -96,7 +101,7 @@ class ClipDataModule(lightning.LightningDataModule):
         batches.start_at(*self.position)
         loader = ClipLoader(
             clips,
-            max_skipped=int(data.max_skip_share * len(clips)),
+            max_skipped=self.max_skipped,
             on_skip=self._say_skipped,
             batch_sampler=batches,
             num_workers=self.workers,

@@ -35,9 +35,19 @@ def clips_that_fit(
         mixed: whether activations are kept in 16 bits where autocast does so.
         repeats: draws of each clip in one pass.
     """
-    saved = saved_bytes(model, clip_shape, mixed=mixed)
+    state, per_clip = _planned(model, clip_shape, mixed, repeats)
+    return max(1, int((_USABLE * room - state) / per_clip))
+
+
+def least_room(model: nn.Module, clip_shape: tuple[int, int, int, int], *, mixed: bool, repeats: int = 1) -> float:
+    """Free bytes that a pass of one clip is planned with; arguments as for `clips_that_fit`."""
+    return sum(_planned(model, clip_shape, mixed, repeats)) / _USABLE
+
+
+def _planned(model: nn.Module, clip_shape: tuple[int, int, int, int], mixed: bool, repeats: int) -> tuple[float, float]:
+    """Bytes that do not depend on the number of clips, and those of each clip."""
     state = _BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in model.parameters())
-    return max(1, int((_USABLE * room - state) / (saved * _PEAK_OVER_SAVED * repeats)))
+    return state, saved_bytes(model, clip_shape, mixed=mixed) * _PEAK_OVER_SAVED * repeats
 
 
 def saved_bytes(model: nn.Module, clip_shape: tuple[int, int, int, int], *, mixed: bool) -> int:

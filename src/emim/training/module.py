@@ -141,6 +141,7 @@ class ClassificationModule(lightning.LightningModule):
             epoch=self.current_epoch,
             layer=self.bad_layer(clip_BCTHW, target_BK),
             clips=tuple(dict.fromkeys(entries[index].path for index in index_B.tolist())),
+            process=self.global_rank,
         )
         raise diverged(divergence, dump(self.folder, divergence, clip_BCTHW, target_BK, self.whole_model()))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -52,14 +52,13 @@ def load_recipe(path: str | os.PathLike[str] | None, overrides: Iterable[str] = 
     """
     values = {} if path is None else _read_yaml(Path(path))
     origin = "" if path is None else f"{path}: "
-    _check_keys(values, RunConfig, "", origin)
+    from_dict(values, origin)  # so that what is wrong from here on is an override's fault, and not the file's
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise ConfigError(f"override {override!r} must be key=value")
         _set(values, key.strip(), _parse(key, text))
-    _check_keys(values, RunConfig, "", "")
-    return from_dict(values, origin)
+    return from_dict(values)
 
 
 def from_dict(values: Mapping[str, Any], origin: str = "") -> RunConfig:
@@ -75,9 +74,22 @@ def from_dict(values: Mapping[str, Any], origin: str = "") -> RunConfig:
         first = error.errors()[0]
         if isinstance(cause := first.get("ctx", {}).get("error"), ConfigError):  # says all there is to say
             raise ConfigError(f"{origin}{cause}") from error
-        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("literal["))
+        key = _key_of(first["loc"])
         reason = first["msg"][:1].lower() + first["msg"][1:]
         raise ConfigError(f"{origin}{key}: {reason}, got {first['input']!r}") from error
+
+
+def _key_of(location: Sequence[int | str]) -> str:
+    """The dotted key of a validation error, whose location may end in the alternatives of the key's type."""
+    known = known_keys()
+    key = ""
+    for part in location:
+        if key not in known:
+            key = f"{key}.{part}" if key else str(part)
+        elif isinstance(part, int):
+            key = f"{key}.{part}"
+            break
+    return key
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def train(config: RunConfig, *, say: Callable[[str], None] = print, progress_bar
     say = say if is_first() else _silent
     train_clips, val_clips = _find_clips(config)
     say(train_clips.note or f"{len(train_clips)} training clips from {train_clips.source}")
+    if val_clips is not None:
+        say(f"validation: {val_clips.note or f'{len(val_clips)} clips from {val_clips.source}'}")
     lightning.seed_everything(config.trainer.seed, verbose=False)
     model = _build_model(config.model, train_clips.classes, say)
     fit = Fit(config, model, train_clips, val_clips, _layout(config), say, progress_bar)
@@ -118,14 +120,24 @@ def _find_clips(config: RunConfig) -> tuple[ClipList, ClipList | None]:
     data = config.data
     if data.path is None:
         raise ConfigError("data.path is not set: give a folder of classes or a manifest, data.path=<folder>")
+    # A file that is not there is a clip that cannot be read: training skips as many as it may, validation all.
     if data.val is not None:
-        train_clips = load_clips(data.path, split="train", val_share=0.0)
-        val_split: Split | None = None if data.val.endswith(".csv") else "val"
-        return train_clips, load_clips(data.val, split=val_split, classes=train_clips.classes)
-    shared: dict[str, Any] = {"val_share": data.val_share, "seed": config.trainer.seed}
+        train_clips = load_clips(
+            data.path, split=_own_split(data.path, "train"), val_share=0.0, max_missing=data.max_skip_share
+        )
+        val_split = _own_split(data.val, "val")
+        return train_clips, load_clips(data.val, split=val_split, classes=train_clips.classes, max_missing=1.0)
+    shared: dict[str, Any] = {
+        "val_share": data.val_share, "seed": config.trainer.seed, "max_missing": data.max_skip_share
+    }  # fmt: skip
     train_clips = load_clips(data.path, split="train", **shared)
     val_clips = load_clips(data.path, split="val", classes=train_clips.classes, **shared)
     return train_clips, val_clips if len(val_clips) else None
+
+
+def _own_split(path: str, split: Split) -> Split | None:
+    """What a folder of classes holds of a split; all rows of a manifest, which is of one split."""
+    return None if path.endswith(".csv") else split
 
 
 def _build_model(config: ModelConfig, classes: tuple[str, ...], say: Callable[[str], None]) -> UniFormer:

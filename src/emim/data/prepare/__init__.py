@@ -112,10 +112,14 @@ def prepare(
 
     Raises:
         UnknownNameError: no such data set.
-        ConfigError: an option that this data set does not have.
+        ConfigError: an option that this data set does not have, or `resize` is odd or below 16.
         DataError: annotations are missing or wrong, no video of a split is there, or `out` holds other things.
     """
     root, out = Path(root), Path(out)
+    if resize is not None:
+        from emim.data.upkeep.reencode import check_short_side
+
+        check_short_side(resize)
     provider = _provider(dataset)
     request = _request(provider, root, splits, fold)
     if out.resolve() == root.resolve():

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,32 @@ def check_target(out: Path, dataset: str, splits: tuple[Split, ...]) -> None:
     stale = [path for path in held if path.stem not in splits]
     if stale:
         raise DataError(f"{stale[0]}: from a run with other splits; remove it, or name another folder with -o")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Clips that a data set lists and that are not in the manifest of a split.
+
+    Attributes:
+        clips: how many.
+        listed: clips of the split in the annotations.
+        report: the file that names them.
+    """
+
+    clips: int
+    listed: int
+    report: Path
+
+
+def left_out(manifest: Path) -> LeftOut | None:
+    """What is missing in a manifest, by the `prepare.json` beside it; None where nothing is, or nothing says so."""
+    report = manifest.parent / REPORT_NAME
+    try:
+        split = json.loads(report.read_text(encoding="utf-8"))["splits"][manifest.stem]
+        clips, listed = len(split["missing"]) + len(split["failed"]), int(split["listed"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return LeftOut(clips, listed, report) if clips else None
 
 
 def write_outputs(out: Path, lists: dict[Split, ClipList], classes: tuple[str, ...], report: dict[str, Any]) -> bool:

@@ -193,4 +193,8 @@ def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
             item = connection.recv()
         except (EOFError, ConnectionError):
             return
-        connection.send(function(item))
+        result = function(item)
+        try:
+            connection.send(result)
+        except ConnectionError:  # the main process has been killed meanwhile
+            return

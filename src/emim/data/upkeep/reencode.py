@@ -125,8 +125,7 @@ def reencode(
         DataError: `out` holds other things, would overwrite originals, or cannot be written; or FFmpeg was
             built without libx264.
     """
-    if short_side < _MIN_SIDE or short_side % 2:
-        raise ConfigError(f"short_side={short_side}: give an even number, at least {_MIN_SIDE}")
+    check_short_side(short_side)
     if _ENCODER not in av.codecs_available:
         raise DataError(
             f"this PyAV's FFmpeg has no {_ENCODER} encoder; install PyAV's own wheel: pip install --force-reinstall av"
@@ -168,6 +167,12 @@ def reencode(
     new_list = replace(clip_list, entries=entries, source=out)
     listed = tuple((task.source, failed[task.source]) for task in tasks if task.source in failed)
     return ReencodeResult(new_list, listed, reused, len(made) - reused - copied, copied)
+
+
+def check_short_side(short_side: int) -> None:
+    """Raise ConfigError for a short side that videos cannot be re-encoded to."""
+    if short_side < _MIN_SIDE or short_side % 2:
+        raise ConfigError(f"a short side of {short_side} pixels: give an even number, at least {_MIN_SIDE}")
 
 
 # --- where files go, and what an earlier run left --------------------------------------------------
