@@ -63,3 +63,13 @@ def test_a_model_in_training_is_copied_for_evaluation(model: UniFormer) -> None:
     training = copy.deepcopy(model).train()
     assert not for_inference(training).training
     assert training.training
+
+
+def test_in_low_precision_embeddings_are_added_apart(model: UniFormer) -> None:
+    clip = torch.randn(1, 3, 3, 64, 64)
+    with torch.inference_mode():
+        exact = model(clip)
+        with torch.autocast("cpu", torch.bfloat16):
+            plain, ready = model(clip), for_inference(model, autocast=True)(clip)
+    # As far from the exact logits as the model itself, within a factor that is not that of a lost residual.
+    assert (ready - exact).abs().max() < 2 * (plain - exact).abs().max() + 1e-3

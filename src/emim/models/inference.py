@@ -13,7 +13,7 @@ from emim.nn.depthwise import PositionEmbedding
 from emim.nn.feed_forward import PointwiseConv3d
 
 
-def for_inference(model: UniFormer) -> UniFormer:
+def for_inference(model: UniFormer, *, autocast: bool = False) -> UniFormer:
     """A copy that computes the same with fewer passes over memory; it cannot be trained or saved.
 
     Batch norms are folded into the point-wise convolutions that follow them, and the sum of a position and its
@@ -21,6 +21,8 @@ def for_inference(model: UniFormer) -> UniFormer:
 
     Args:
         model: in float32 or float64; stays as it is.
+        autocast: it will run in lower precision, in which a kernel cannot hold both 1 and small weights: the sums of
+            positions and embeddings stay.
     """
     ready = copy.deepcopy(model).eval().requires_grad_(False)
     for module in ready.modules():
@@ -28,7 +30,7 @@ def for_inference(model: UniFormer) -> UniFormer:
             _fold(module.norm1, module.conv1)
             _fold(module.norm2, module.mlp.fc1)
             module.norm1 = module.norm2 = nn.Identity()
-        elif isinstance(module, PositionEmbedding):
+        elif isinstance(module, PositionEmbedding) and not autocast:
             module.take_identity()
     return ready
 
