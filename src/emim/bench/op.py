@@ -25,6 +25,7 @@ from emim.errors import ProcessError
 from emim.ops import cost_volume_attention, explain
 
 FLOOR = "bare-products"
+PUBLISHED = "published-cuda"
 PASSES = {"forward": False, "forward + backward": True}
 """Names of the two jobs, and whether they run backward."""
 
@@ -47,7 +48,7 @@ def bench_op(
         settings: rounds, threads, device.
         peers: names of candidates; None for all. What the package chooses by itself, and the floor, always run.
         memory: also measure peak memory.
-        published_source: folder of the published CUDA kernels, or None.
+        published_source: folder of the published CUDA kernels, which are then run too, or None.
         progress: called with a line on what is done next.
 
     Raises:
@@ -58,7 +59,7 @@ def bench_op(
     with settings.applied():
         inputs = problem.inputs(settings.device)
         base = explain(*inputs, backend="auto").backend
-        names = select(peers, known, (base, FLOOR))
+        names = select(peers, known, (base, FLOOR, *((PUBLISHED,) if published_source else ())))
         runs: dict[tuple[str, str], Callable[[], object]] = {}
         skipped: dict[str, str] = {}
         for name in names:

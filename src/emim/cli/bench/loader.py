@@ -1,4 +1,4 @@
-"""`emim bench`: how long the parts of the package take on this machine."""
+"""`emim bench loader`: how fast training clips are loaded, and with how many workers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,7 @@ if TYPE_CHECKING:
     from emim.bench.loader import LoaderReport
 
 
-def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
-    parser = subparsers.add_parser(
-        "bench", help="measure speed on this machine", description="Measure how long parts of the package take here."
-    )
-    parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
-    _add_loader(parts, common)
-
-
-def _add_loader(parts: SubParsers, common: argparse.ArgumentParser) -> None:
+def add_parser(parts: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = parts.add_parser(
         "loader",
         parents=[common],
@@ -44,10 +36,10 @@ def _add_loader(parts: SubParsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=positive, default=3, help="timed passes per number of workers (default 3)")
     parser.add_argument("--step-ms", type=float, help="time of a training step per clip: does the loader keep up?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
-    parser.set_defaults(run=run_loader, takes_overrides=True, overrides=[])
+    parser.set_defaults(run=run, takes_overrides=True, overrides=[])
 
 
-def run_loader(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     from emim.bench.loader import bench_loader, default_worker_counts
     from emim.cli.train import split_overrides
     from emim.data.folder import load_clips
