@@ -123,7 +123,9 @@ def test_packages_that_are_missing_old_or_broken(monkeypatch: pytest.MonkeyPatch
 
     for name in ("natten", "transformers"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-        monkeypatch.setattr(f"emim.bench.peers.{'natten' if name == 'natten' else 'videomae'}.find_spec", lambda _: None)
+        monkeypatch.setattr(
+            f"emim.bench.peers.{'natten' if name == 'natten' else 'videomae'}.find_spec", lambda _: None
+        )
     assert "not installed" in (natten.why_not(SMALL, "cpu", False) or "")
     assert "not installed" in (videomae.why_not(frames=16, size=224) or "")
     monkeypatch.undo()
@@ -131,7 +133,9 @@ def test_packages_that_are_missing_old_or_broken(monkeypatch: pytest.MonkeyPatch
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "natten.py").write_text("")
     (tmp_path / "natten-0.17.5.dist-info").mkdir()
-    (tmp_path / "natten-0.17.5.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: natten\nVersion: 0.17.5\n")
+    (tmp_path / "natten-0.17.5.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: natten\nVersion: 0.17.5\n"
+    )
     for name in ("natten", "transformers"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     assert natten.why_not(SMALL, "cpu", False) == "natten 0.17.5 is installed; this adapter is for 0.21"

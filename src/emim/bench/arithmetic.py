@@ -27,7 +27,8 @@ class Arithmetic:
 
     Attributes:
         needed: what the network is defined by: in EMIM each query meets the keys of its window.
-        dense: what the dense backend computes: there each query meets all keys in its reach, and most are dropped.
+        dense: what the dense backend computes: there each query meets all keys of its band, and most are dropped. In
+            frames smaller than the window it is less, because the padding costs nothing.
     """
 
     needed: int

@@ -87,8 +87,8 @@ def peak_in_fresh_process(
         killed = " (out of memory?)" if done.returncode == -signal.SIGKILL else ""
         raise ProcessError(f"its process was ended by {signal.Signals(-done.returncode).name}{killed}")
     if done.returncode > 0:
-        last = [*done.stderr.strip().splitlines(), "no message"][-1 if done.stderr.strip() else 0]
-        raise ProcessError(f"its process failed: {last}")
+        last = done.stderr.strip().splitlines()[-1:] or ["without a message"]
+        raise ProcessError(f"its process failed: {last[0]}")
     return PeakMemory(**json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -87,12 +87,15 @@ def _panel(panel: Any, report: ScalingReport, axis: str, of: Callable[[Result], 
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
     panel.set_xticks(values, [f"{value} x {value}" if axis == "side" else str(value) for value in values])
+    panel.tick_params(labelsize=8)
     panel.minorticks_off()
+    panel.margins(x=0.09)
     panel.grid(True, linewidth=0.4, alpha=0.6)
     panel.spines[["top", "right"]].set_visible(False)
-    left_out = [(value, module) for value in values for module in MODULES if of(report.at(axis, value, module)) is None]
-    for height, (value, module) in enumerate(left_out):
+    left_out = [(value, module) for module in MODULES for value in values if of(report.at(axis, value, module)) is None]
+    # Curves rise, so that the lower right corner is free.
+    for height, (value, module) in enumerate(reversed(left_out)):
         panel.text(
-            value, 0.97 - 0.09 * height, f"{_LABELS[module]}: not run",
-            transform=panel.get_xaxis_transform(), ha="right", va="top", fontsize=7, color=_STYLES[module]["color"],
+            0.99, 0.02 + 0.07 * height, f"{_LABELS[module]}, {value}: not run",
+            transform=panel.transAxes, ha="right", va="bottom", fontsize=7, color=_STYLES[module]["color"],
         )  # fmt: skip

@@ -82,6 +82,9 @@ def print_scaling(report: ScalingReport) -> None:
             )
         header = (axis, "EMIM ms", "attention ms", "attention / EMIM", "EMIM peak MiB", "attention peak MiB")
         print_table(f"By {axis}", header, rows)
+        for result in report.results:
+            if result.axis == axis and result.not_run is not None:
+                print(f"not run: {result.module} at {axis} {result.value} ({result.not_run})")
     print(
         f"(from {base.frames} frames of {base.side} x {base.side} tokens, window {base.window}, batch {base.batch}, "
         f"{base.heads} heads of 64, {report.dtype}, forward)"
@@ -91,5 +94,5 @@ def print_scaling(report: ScalingReport) -> None:
 
 def _time(result: Result) -> str:
     if result.timing is None:
-        return f"not run: {result.not_run}"
+        return "not run"
     return milliseconds(result.timing.median_ms)
