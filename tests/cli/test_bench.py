@@ -104,7 +104,7 @@ def test_scaling_is_printed_written_and_drawn(tmp_path: Path, emim_command) -> N
     ]  # fmt: skip
     result = emim_command(*words)
     assert result.status == 0, result.err
-    for text in ("By frames", "By batch", "attention / EMIM", "not run: would"):
+    for text in ("By frames", "By batch", "attention / EMIM", "not run: emim at frames 4 (would take"):
         assert text in result.out
     content = json.loads((tmp_path / "scaling.json").read_text())
     assert [r["value"] for r in content["results"] if r["axis"] == "frames"] == [2, 2, 4, 4]

@@ -61,13 +61,12 @@ def bench_op(
         base = explain(*inputs, backend="auto").backend
         names = select(peers, known, (base, FLOOR, *((PUBLISHED,) if published_source else ())))
         runs: dict[tuple[str, str], Callable[[], object]] = {}
-        skipped: dict[str, str] = {}
-        for name in names:
-            reason = known[name].why_not(problem, settings.device, False)
-            if reason is None:
-                progress(f"checking {name}")
-                op = known[name].make(problem)
-                reason = wrong_values(known[name], op, problem, inputs) if known[name].same_values else None
+        reasons = {name: known[name].why_not(problem, settings.device, False) for name in names}
+        skipped = {name: reason for name, reason in reasons.items() if reason is not None}
+        for name in [name for name in names if name not in skipped]:
+            progress(f"checking {name}")
+            op = known[name].make(problem)
+            reason = wrong_values(known[name], op, problem, inputs) if known[name].same_values else None
             if reason is not None:
                 skipped[name] = reason
                 continue
