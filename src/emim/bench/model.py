@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ PUBLISHED = "unfold"
 """The network whose float32 form stands for the published code."""
 
 _LOGITS_TOLERANCE = 1e-4
+_COMPILED_FORMS = 200
 # Share of the free memory that a batch may need by the peak of one clip.
 _USABLE = 0.8
 
@@ -85,7 +87,7 @@ def bench_model(
     if unknown := [name for name in precisions if name not in DTYPES]:
         raise ConfigError(f"no number format {unknown[0]!r}; known: {', '.join(DTYPES)}")
     skipped: dict[str, str] = {}
-    with settings.applied():
+    with settings.applied(), _compiler(compiled):
         models = _prepared(select(peers, NETWORKS, (BASE,)), problem, settings, skipped, progress)
         peaks = _peaks(models, problem, precisions, settings, skipped, progress) if memory else {}
         runs: dict[Job, Callable[[], object]] = {}
@@ -125,7 +127,7 @@ def forward(
     model: nn.Module, clips: Tensor, precision: str, compiled: bool, settings: Settings
 ) -> Callable[[], object]:
     """A pass in inference mode; "float32" runs without autocast."""
-    called = torch.compile(model) if compiled else model
+    called = torch.compile(model, dynamic=False) if compiled else model
     dtype = DTYPES[precision]
 
     def run() -> object:
@@ -216,6 +218,18 @@ def _too_large(batch: int, peak: PeakMemory | None, settings: Settings) -> str |
     if needed <= _USABLE * free:
         return None
     return f"would need about {needed / 2**30:.1f} GiB, by the peak of one clip; {free / 2**30:.1f} GiB are free"
+
+
+@contextmanager
+def _compiler(used: bool) -> Iterator[None]:
+    """Networks of one class share the compiler's cache; beyond its usual size it would fall back in silence."""
+    if not used:
+        yield
+        return
+    import torch._dynamo.config as dynamo
+
+    with dynamo.patch(recompile_limit=_COMPILED_FORMS, fail_on_recompile_limit_hit=True):
+        yield
 
 
 def _seconds(run: Callable[[], object]) -> float:
