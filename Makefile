@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: help demo test test-all lint format wheel wheel-check weights clean
+.PHONY: help demo test test-all bench lint format wheel wheel-check weights clean
 
 help:
 	@echo "make demo        install, then write clips, train, test and predict (a few minutes)"
 	@echo "make test        install, then run the tests (a few minutes)"
 	@echo "make test-all    with those that take long: killed runs, several processes, every recipe"
+	@echo "make bench       the quick set of measurements, as tables and in build/bench/ (a few minutes)"
 	@echo "make lint        ruff and mypy"
 	@echo "make wheel-check build the wheel and try it in a clean environment"
 	@echo "make weights     train the bundled model anew (about half an hour)"
@@ -33,6 +34,16 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# The full sets, and their commands, are in benchmarks/RESULTS.md.
+bench: $(VENV)/.base
+	@mkdir -p build/bench
+	$(BIN)/emim bench op --quick --json build/bench/op.json
+	$(BIN)/emim bench model --quick --json build/bench/model.json
+	$(BIN)/emim bench train --quick --json build/bench/train.json
+	$(BIN)/emim bench scaling --quick --json build/bench/scaling.json
+	$(BIN)/emim generate build/bench/clips --split train=10 --size 96
+	$(BIN)/emim bench loader --data build/bench/clips --clips 16 --repeats 2 --json build/bench/loader.json
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""`emim bench`: how long the parts of the package take on this machine."""
+"""`emim bench loader`: how fast training clips are loaded, and with how many workers."""
 
 from __future__ import annotations
 
@@ -6,35 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emim.cli.console import (
-    SubParsers,
-    check_folder,
-    natural,
-    percent,
-    positive,
-    print_table,
-    progress_bar,
-    say,
-    write_json,
-)
+from emim.cli.console import SubParsers, check_folder, percent, positive, print_table, progress_bar, say, write_json
 from emim.errors import ConfigError
-from emim.machine import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from emim.bench.loader import LoaderReport
-    from emim.bench.predict import PredictReport
 
 
-def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
-    parser = subparsers.add_parser(
-        "bench", help="measure speed on this machine", description="Measure how long parts of the package take here."
-    )
-    parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
-    _add_loader(parts, common)
-    _add_predict(parts, common)
-
-
-def _add_loader(parts: SubParsers, common: argparse.ArgumentParser) -> None:
+def add_parser(parts: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = parts.add_parser(
         "loader",
         parents=[common],
@@ -57,10 +36,10 @@ def _add_loader(parts: SubParsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=positive, default=3, help="timed passes per number of workers (default 3)")
     parser.add_argument("--step-ms", type=float, help="time of a training step per clip: does the loader keep up?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
-    parser.set_defaults(run=run_loader, takes_overrides=True, overrides=[])
+    parser.set_defaults(run=run, takes_overrides=True, overrides=[])
 
 
-def run_loader(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     from emim.bench.loader import bench_loader, default_worker_counts
     from emim.cli.train import split_overrides
     from emim.data.folder import load_clips
@@ -113,76 +92,6 @@ def print_report(report: LoaderReport) -> None:
     print_table("The whole loader", ("workers", "clips/s", "quartiles"), rates)
     print("\n".join(report.verdict()))
     print(f"({report.clips} clips, batches of {report.batch_size}, {report.repeats} passes after one to warm up)")
-    print(report.machine.line())
-
-
-def _add_predict(parts: SubParsers, common: argparse.ArgumentParser) -> None:
-    from emim.cli.predict import add_running_options
-
-    parser = parts.add_parser(
-        "predict",
-        parents=[common],
-        help="prediction of many videos",
-        description=(
-            "Measure how fast your videos are predicted, against reading them alone and the network alone, taking "
-            "turns, and the memory of all processes over a long run."
-        ),
-    )
-    parser.add_argument("--data", required=True, nargs="+", type=Path, help="videos, or folders of them")
-    parser.add_argument("--checkpoint", help="model.safetensors of a run (default: the bundled model)")
-    parser.add_argument("--videos", type=positive, default=64, help="at most so many of them, spread (default 64)")
-    parser.add_argument("--repeats", type=positive, default=3, help="timed passes of each job (default 3)")
-    parser.add_argument(
-        "--memory-videos", type=natural, default=200, help="videos of the run whose memory is watched (default 200)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
-    add_running_options(parser)
-    parser.set_defaults(run=run_predict)
-
-
-def run_predict(args: argparse.Namespace) -> int:
-    let_waiting_threads_sleep()  # as `emim predict` does
-    from emim.bench.predict import bench_predict
-    from emim.cli.predict import find_videos, load_recogniser
-    from emim.data.read_ahead import lost_workers_named
-
-    found = [video for place in args.data for video in find_videos(place)]
-    count = min(args.videos, len(found))
-    videos = [found[number * len(found) // count] for number in range(count)]
-    recogniser = load_recogniser(args)
-    say(f"{count} of {len(found)} videos, {recogniser.precision} on {recogniser.device}")
-    with lost_workers_named(), progress_bar("predicting", None) as progress:
-        report = bench_predict(
-            recogniser,
-            videos,
-            workers=args.workers,
-            batch_size=args.batch_size,
-            repeats=args.repeats,
-            memory_videos=args.memory_videos,
-            progress=progress,
-        )
-    print_predict_report(report)
-    if args.json is not None:
-        about = {"data": [str(place) for place in args.data], "checkpoint": args.checkpoint or "bundled"}
-        write_json(args.json, {**about, **report.to_dict()})
-        say(f"written to {args.json}")
-    return 0
-
-
-def print_predict_report(report: PredictReport) -> None:
-    """The table of jobs, then what it means."""
-    rows = [
-        (rate.name, f"{rate.videos_per_second:.1f}", f"{low:.1f} - {high:.1f}", f"{rate.core_ms:.1f}")
-        for rate in report.rates
-        for low, high in [rate.quartiles]
-    ]
-    print_table("Prediction", ("job", "videos/s", "quartiles", "core ms/video"), rows)
-    print("\n".join(report.verdict()))
-    print(
-        f"({report.videos} videos of {report.views_per_video} views, {report.workers} workers, batches of "
-        f"{report.batch_size} views, {report.precision} on {report.device}, {report.threads} threads, "
-        f"{report.repeats} passes after one to warm up)"
-    )
     print(report.machine.line())
 
 
