@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Tests that start processes have more threads than cores, and threads that spin while they wait would take them.
+# OpenMP reads it when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 import torch
 
@@ -148,3 +152,12 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 def copy_of(originals: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
     """A copy of the miniature of a known data set, for one test to change."""
     return lambda name: Path(shutil.copytree(originals(name), tmp_path / name))
+
+
+@pytest.fixture
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Memory that PyTorch hands out uninitialised is filled with NaN; tilings are not tuned."""
+    monkeypatch.setenv("EMIM_OPS_TUNE", "0")
+    torch.use_deterministic_algorithms(True)  # torch.utils.deterministic.fill_uninitialized_memory is on by default
+    yield
+    torch.use_deterministic_algorithms(False)
