@@ -125,3 +125,16 @@ def test_importing_the_package_does_not_import_torch() -> None:
 
     code = "import emim, sys; assert 'torch' not in sys.modules; emim.list_models; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_large_clips_of_a_batch_run_apart_and_say_the_same() -> None:
+    torch.manual_seed(0)
+    model = emim.create_model("uniformer_tiny_emim", num_classes=3).eval()
+    batches: list[int] = []
+    model.patch_embed1.register_forward_hook(lambda module, args, output: batches.append(len(args[0])))
+    large, small = torch.randn(2, 3, 7, 224, 224), torch.randn(2, 3, 4, 64, 64)
+    with torch.no_grad():
+        together, apart = model(large), torch.cat([model(clip[None]) for clip in large])
+        model(small)
+    assert batches == [1, 1, 1, 1, 2]
+    assert torch.equal(together, apart)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from emim.errors import OpInputError, UnknownNameError
 from emim.ops import backends, cost_volume_attention, explain
+from emim.ops.trial import Run, disagreement
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +94,50 @@ def test_a_mistyped_wish_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "fuse")
     with pytest.raises(UnknownNameError, match=r"no backend 'fuse' \(from EMIM_OPS_BACKEND\).*did you mean 'fused'"):
         explain(*inputs())
+
+
+def run_of(name: str) -> Run:
+    return partial(backends.BACKENDS[name].run, with_affinity=True)
+
+
+def off_by_a_little(*args: Tensor) -> tuple[Tensor, Tensor]:
+    context, affinity = run_of("dense")(*args)
+    return context * 1.01, affinity
+
+
+def no_number(*args: Tensor) -> tuple[Tensor, Tensor]:
+    context, affinity = run_of("dense")(*args)
+    return context, affinity * float("nan")
+
+
+def failing(*args: Tensor) -> tuple[Tensor, Tensor]:
+    raise RuntimeError("no such instruction\nand more")
+
+
+@pytest.mark.parametrize(
+    ("run", "complaint"),
+    [
+        (run_of("dense"), None),
+        (off_by_a_little, "in a trial its context was off by 1.0e-02 of the largest"),
+        (no_number, "in a trial its affinity was off by nan"),
+        (failing, "a trial of it failed (RuntimeError: no such instruction)"),
+    ],
+)
+def test_a_trial_finds_what_is_wrong(run: Run, complaint: str | None) -> None:
+    found = disagreement(run, run_of("reference"), torch.device("cpu"), torch.float32)
+    assert found is None if complaint is None else complaint in str(found)
+
+
+def test_kernels_that_are_wrong_are_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed (pip install 'emim[gpu]')")
+    monkeypatch.setattr(backends.fused, "INTERPRETED", False)
+    monkeypatch.setattr(backends.Fused, "why_not_here", lambda self, device: None)
+    monkeypatch.setattr(backends.Fused, "run", lambda self, *args, with_affinity: no_number(*args))
+    monkeypatch.setattr(backends, "_trials", {})
+    with torch.inference_mode(), pytest.warns(UserWarning, match="in a trial"):
+        choice = explain(*inputs(torch.float32))
+    assert choice.backend != "fused"
+    assert "off by nan" in choice.refused["fused"]
 
 
 @pytest.mark.skipif(not backends._TRITON, reason="Triton is not installed")

@@ -19,7 +19,6 @@ from emim.bench.peers import videomae
 from emim.bench.peers.unfold_network import UnfoldUniFormer
 from emim.errors import ConfigError
 from emim.models import UniFormer, create_model
-from emim.models.inference import for_inference
 
 BASE: Final = "emim"
 """The network that others are compared with."""
@@ -105,12 +104,6 @@ def _videomae(width: str) -> Network:
 
 NETWORKS: Final[dict[str, Network]] = {
     BASE: Network("ours: UniFormer with EMIM", emim),
-    "emim-ready": Network(
-        "ours as `emim predict` runs it: norms and residuals folded into convolutions",
-        lambda problem: for_inference(emim(problem)),
-        same_logits=True,
-        trains=False,
-    ),
     "unfold": Network(
         "the published semantics with unfold, plain PyTorch, same weights",
         lambda problem: UnfoldUniFormer(emim(problem)),

@@ -22,7 +22,6 @@ from emim.evaluation.views import score_views
 from emim.models import UniFormer
 from emim.models.artifact import ModelCard, load_model
 from emim.models.bundled import resolve_checkpoint
-from emim.models.inference import for_inference
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Recogniser:
     [Prediction(label='left', score=0.97)]
 
     Args:
-        model: the network; it stays as it is, a copy made ready for inference runs.
+        model: the network.
         card: what it was trained for.
         device: where to run it; None takes a GPU if there is one.
         precision: what it computes in.
@@ -56,7 +55,7 @@ class Recogniser:
     ) -> None:
         self.device = default_device() if device is None else torch.device(device)
         self.precision: Precision = precision
-        self.model = for_inference(model, autocast=precision != "32-true").to(self.device)
+        self.model = model.to(self.device).eval()
         self.card = card
         self.classes = card.classes
         self.preprocessing = Preprocessing.from_dict(card.preprocessing)

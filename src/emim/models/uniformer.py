@@ -17,8 +17,11 @@ from emim.nn import EMIM, AttentionBlock, LocalBlock, SelfAttention
 from emim.nn.blocks import ChannelNorm
 from emim.nn.emim import MotionStart
 from emim.nn.initialisation import init_linear
+from emim.ops.tracing import being_traced
 
 _STEM_STRIDE = 4
+_LARGE_CLIP = 1_000_000
+"""Values of a clip of 7 frames of 224 x 224; smaller ones gain from being run together."""
 
 
 class PatchEmbed(nn.Module):
@@ -170,7 +173,20 @@ class UniFormer(nn.Module):
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
         """Logits [B, K] of a normalised RGB clip [B, 3, T, H, W]; errors as `forward_features`."""
+        if self._one_by_one(clip_BCTHW):
+            return torch.cat([self.forward_head(self.forward_features(part)) for part in torch.split(clip_BCTHW, 1)])
         return self.forward_head(self.forward_features(clip_BCTHW))
+
+    def _one_by_one(self, clip: Tensor) -> bool:
+        """Whether large clips of a batch are better run apart: on CPUs, together they leave the caches sooner."""
+        return (
+            clip.device.type == "cpu"
+            and not self.training
+            and not torch.is_grad_enabled()
+            and len(clip) > 1
+            and clip.numel() >= len(clip) * _LARGE_CLIP
+            and not being_traced()
+        )
 
     def _check_clip(self, clip: Tensor) -> None:
         if clip.dim() != 5 or clip.shape[1] != 3:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from emim.nn.attention import SelfAttention
-from emim.nn.depthwise import DepthwiseConv3d, PositionEmbedding
+from emim.nn.depthwise import DepthwiseConv3d
 from emim.nn.emim import EMIM
 from emim.nn.feed_forward import ConvMLP, PointwiseConv3d, TokenMLP
 
@@ -47,17 +47,17 @@ class LocalBlock(nn.Module):
 
     def __init__(self, dim: int, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.pos_embed = PositionEmbedding(dim)
-        self.norm1: nn.Module = nn.BatchNorm3d(dim)
+        self.pos_embed = DepthwiseConv3d(dim, 3)
+        self.norm1 = nn.BatchNorm3d(dim)
         self.conv1 = PointwiseConv3d(dim, dim)
         self.conv2 = PointwiseConv3d(dim, dim)
         self.attn = DepthwiseConv3d(dim, 5)
         self.drop_path = DropPath(drop_path)
-        self.norm2: nn.Module = nn.BatchNorm3d(dim)
+        self.norm2 = nn.BatchNorm3d(dim)
         self.mlp = ConvMLP(dim, int(dim * mlp_ratio))
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        x_BCTHW = self.pos_embed(x_BCTHW)
+        x_BCTHW = x_BCTHW + self.pos_embed(x_BCTHW)
         x_BCTHW = x_BCTHW + self.drop_path(self.conv2(self.attn(self.conv1(self.norm1(x_BCTHW)))))
         out: Tensor = x_BCTHW + self.drop_path(self.mlp(self.norm2(x_BCTHW)))
         return out
@@ -75,7 +75,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, dim: int, attn: EMIM | SelfAttention, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.pos_embed = PositionEmbedding(dim)
+        self.pos_embed = DepthwiseConv3d(dim, 3)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = attn
         self.drop_path = DropPath(drop_path)
@@ -84,7 +84,7 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         B, C, T, H, W = x_BCTHW.shape
-        x_BLC = self.pos_embed(x_BCTHW).flatten(2).transpose(1, 2)
+        x_BLC = (x_BCTHW + self.pos_embed(x_BCTHW)).flatten(2).transpose(1, 2)
         x_BLC = x_BLC + self.drop_path(self._mix(self.norm1(x_BLC), (T, H, W)))
         x_BLC = x_BLC + self.drop_path(self.mlp(self.norm2(x_BLC)))
         out: Tensor = x_BLC.transpose(1, 2).reshape(B, C, T, H, W)

@@ -36,25 +36,6 @@ class DepthwiseConv3d(nn.Conv3d):
         return super().forward(input)
 
 
-class PositionEmbedding(DepthwiseConv3d):
-    """x plus its depth-wise 3 x 3 x 3 convolution, [B, C, T, H, W] to the same."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, 3)
-        self.holds_identity = False
-
-    def forward(self, input: Tensor) -> Tensor:
-        out = super().forward(input)
-        return out if self.holds_identity else input + out
-
-    @torch.no_grad()
-    def take_identity(self) -> None:
-        """Let the kernel add x by itself, which saves a pass over memory; for inference in float32."""
-        if not self.holds_identity:
-            self.weight[:, 0, 1, 1, 1] += 1
-            self.holds_identity = True
-
-
 class _DepthwiseConv3dOnCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BCTHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

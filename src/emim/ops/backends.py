@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -27,6 +28,7 @@ from emim.ops import native
 from emim.ops.dense import cost_volume_dense
 from emim.ops.reference import cost_volume_reference
 from emim.ops.tracing import being_exported
+from emim.ops.trial import Run, disagreement
 
 AUTO: Final = "auto"
 """The fastest backend that can run; what is chosen where nobody names one."""
@@ -185,7 +187,8 @@ def choose(q_BNTHWD: Tensor, rpb_NIJ: Tensor, backend: str | None = None) -> Cho
     It follows from their device, dtype and shape; all backends give the affinity where it is wanted, at little extra
     cost, so that plays no part. A name given in the call is binding. One from the environment variable
     EMIM_OPS_BACKEND is a wish: where that backend cannot run, dense does. "auto", the default, is the fastest that can
-    run. While a graph is exported "auto" is dense, which consists of PyTorch's own operators.
+    run, "fused" only after it agreed with the reference in a small trial on the device. While a graph is exported
+    "auto" is dense, which consists of PyTorch's own operators.
 
     Raises:
         UnknownNameError: no such backend.
@@ -218,11 +221,30 @@ def _fastest(q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> Choice:
         reason = BACKENDS[name].why_not_here(q_BNTHWD.device)
         if reason is None:
             reason = BACKENDS[name].why_not_these(q_BNTHWD, rpb_NIJ)
+            if reason is None and name == "fused":
+                reason = _why_not_trusted(name, str(q_BNTHWD.device), q_BNTHWD.dtype)
             if reason is None:
                 return Choice(name, refused)
             _warn_once(f"cost_volume_attention: {reason} (backend {name!r}); using slower ones")
         refused[name] = reason
     return Choice(FALLBACK, refused)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _why_not_trusted(name: str, device: str, dtype: torch.dtype) -> str | None:
+    """What a trial on this device finds wrong, once in a process; no test has seen every GPU and compiler."""
+    key = name, device, dtype
+    if key not in _trials:
+        with torch.autocast(torch.device(device).type, enabled=False):
+            _trials[key] = disagreement(_run_of(name), _run_of("reference"), torch.device(device), dtype)
+    return _trials[key]
+
+
+_trials: dict[tuple[str, str, torch.dtype], str | None] = {}
+
+
+def _run_of(name: str) -> Run:
+    return partial(BACKENDS[name].run, with_affinity=True)
 
 
 def _repeat_last_frame(x_BNTHWC: Tensor) -> Tensor:
