@@ -16,6 +16,7 @@ from torch import Tensor
 from emim.errors import OpInputError
 from emim.ops.fused import kernels, tiles
 from emim.ops.fused.tiles import INTERPRETED, Tiling, run_fastest
+from emim.ops.layout import channels_together, empty_like_rows
 
 _MAX_OFFSET = 2**31 - 1
 
@@ -102,17 +103,10 @@ def empty_results(q: Tensor, rpb: Tensor, with_affinity: bool) -> tuple[Tensor, 
     )
 
 
-def empty_like_rows(x_BNTHWD: Tensor) -> Tensor:
-    """Not yet filled, in the order of dimensions of x if the channels of a position lie side by side there."""
-    if x_BNTHWD.stride(-1) == 1:
-        return torch.empty_like(x_BNTHWD)
-    return torch.empty_like(x_BNTHWD, memory_format=torch.contiguous_format)
-
-
 def _rows_in_one_piece(x_BNTHWD: Tensor) -> Tensor:
     """x, copied if the channels of a position do not lie side by side or a frame spans 2^31 elements."""
     span = sum((size - 1) * stride for size, stride in zip(x_BNTHWD.shape[3:], x_BNTHWD.stride()[3:], strict=True))
-    return x_BNTHWD if x_BNTHWD.stride(-1) == 1 and span <= _MAX_OFFSET else x_BNTHWD.contiguous()
+    return channels_together(x_BNTHWD) if span <= _MAX_OFFSET else x_BNTHWD.contiguous()
 
 
 def _frame_pairs(q: Tensor) -> int:

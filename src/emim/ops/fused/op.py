@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from emim.ops.fused import launch
+from emim.ops.layout import empty_like_rows
 
 
 def cost_volume_fused(
@@ -73,7 +74,7 @@ def _(
     lse: Tensor,
     with_rpb: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grads = [launch.empty_like_rows(x) for x in (q, k, v)]
+    grads = [empty_like_rows(x) for x in (q, k, v)]
     return grads[0], grads[1], grads[2], torch.empty_like(rpb) if with_rpb else rpb.new_empty((0,))
 
 

@@ -8,8 +8,8 @@
 //   correlate   products of a map with the windows around each position: LANES positions at once, channels one by one
 //   aggregate   weighted sums over windows: channels at once, window entries one by one
 //
-// Maps are [B, N, T, H, W, D] with any strides but that of D, which is 1. Storage is float, double, bfloat16 or half precision;
-// arithmetic is in double for double and in float otherwise.
+// Maps are [B, N, T, H, W, D] with any strides but that of D, which is 1. They are stored in float, double, bfloat16
+// or half precision; arithmetic is in double for double and in float otherwise.
 
 #include <dlfcn.h>
 
@@ -136,6 +136,9 @@ struct Map {
     explicit Map(const Index* words)
         : data(reinterpret_cast<Element*>(words[0])), b(words[1]), n(words[2]), t(words[3]), y(words[4]), x(words[5]) {}
     Element* frame(Index batch, Index head, Index time) const { return data + batch * b + head * n + time * t; }
+    Element* at(Index batch, Index head, Index time, Index row, Index column) const {
+        return frame(batch, head, time) + row * y + column * x;
+    }
 };
 
 template <typename Real>
@@ -455,7 +458,7 @@ void forward(const Sizes& s, Map<const Stored> q, Map<const Stored> k, Map<const
             const Band band(s, at.band, height);
             const Index key_frame = s.T > 1 ? at.pair + 1 : 0;
             const Index copies = s.T > 1 && at.pair == s.T - 2 ? 2 : 1;  // the last frame repeats the last pair
-            const Stored* queries = q.frame(at.batch, at.head, at.pair);
+            const Stored* const nothing = nullptr;
             const Real* bias = rpb + at.head * P;
             Real* rows = m->rows.get();
             Real* entries = m->entries.get();
@@ -467,18 +470,18 @@ void forward(const Sizes& s, Map<const Stored> q, Map<const Stored> k, Map<const
                 for (Index x = 0; x < s.W; x += lanes) {
                     const Index count = std::min<Index>(lanes, s.W - x), y = band.top + row;
                     const Index offset = row * band.pitch + x;
-                    m->take_lanes(queries + y * q.y + x * q.x, static_cast<const Stored*>(nullptr), q.x, count, s.D, scale);
+                    m->take_lanes(q.at(at.batch, at.head, at.pair, y, x), nothing, q.x, count, s.D, scale);
                     correlate(entries, m->lane_columns.get(), m->columns.get() + offset, m->length, s.D, band);
                     for (Index p = 0; p < P; ++p) store(entries + p * lanes, load(entries + p * lanes) + bias[p]);
                     if (affinity.data)
                         for (Index copy = 0; copy < copies; ++copy)
-                            m->give_entries(affinity.frame(at.batch, at.head, at.pair + copy) + y * affinity.y + x * affinity.x,
-                                            affinity.x, entries, count, P);
+                            m->give_entries(affinity.at(at.batch, at.head, at.pair + copy, y, x), affinity.x, entries,
+                                            count, P);
                     softmax(entries, P);
                     aggregate(m->lane_rows.get(), m->width, entries, rows + offset * m->width, count, band);
                     for (Index copy = 0; copy < copies; ++copy)
-                        m->give_lanes(context.frame(at.batch, at.head, at.pair + copy) + y * context.y + x * context.x,
-                                      context.x, count, s.D, Real{1});
+                        m->give_lanes(context.at(at.batch, at.head, at.pair + copy, y, x), context.x, count, s.D,
+                                      Real{1});
                 }
         };
     });
@@ -514,12 +517,13 @@ void backward_queries(const Sizes& s, Map<const Stored> k, Map<const Stored> v, 
                 for (Index x = 0; x < s.W; x += lanes) {
                     const Index count = std::min<Index>(lanes, s.W - x), y = band.top + row;
                     const Index offset = row * band.pitch + x;
-                    const Real* raw = affinity.frame(at.batch, at.head, at.pair) + y * affinity.y + x * affinity.x;
+                    const Real* raw = affinity.at(at.batch, at.head, at.pair, y, x);
                     m->take_entries(weight, raw, affinity.x, count, P);
                     softmax(weight, P);
 
-                    const Stored* from = grad_context.frame(at.batch, at.head, at.pair) + y * grad_context.y + x * grad_context.x;
-                    m->take_lanes(from, copies == 2 ? from + grad_context.t : nullptr, grad_context.x, count, s.D, Real{1});
+                    const Stored* from = grad_context.at(at.batch, at.head, at.pair, y, x);
+                    const Stored* repeated = copies == 2 ? from + grad_context.t : nullptr;
+                    m->take_lanes(from, repeated, grad_context.x, count, s.D, Real{1});
                     correlate(grad, m->lane_columns.get(), m->columns.get() + offset, m->length, s.D, band);
 
                     Vector<Real> mean = {};
@@ -528,15 +532,14 @@ void backward_queries(const Sizes& s, Map<const Stored> k, Map<const Stored> v, 
                         store(grad + p * lanes, load(weight + p * lanes) * (load(grad + p * lanes) - mean));
                     if (grad_affinity.data)
                         for (Index copy = 0; copy < copies; ++copy) {
-                            m->take_entries(more, grad_affinity.frame(at.batch, at.head, at.pair + copy) + y * grad_affinity.y + x * grad_affinity.x,
+                            m->take_entries(more, grad_affinity.at(at.batch, at.head, at.pair + copy, y, x),
                                             grad_affinity.x, count, P);
                             for (Index p = 0; p < P; ++p)
                                 store(grad + p * lanes, load(grad + p * lanes) + load(more + p * lanes));
                         }
 
                     aggregate(m->lane_rows.get(), m->width, grad, rows + offset * m->width, count, band);
-                    m->give_lanes(grad_q.frame(at.batch, at.head, at.pair) + y * grad_q.y + x * grad_q.x, grad_q.x,
-                                  count, s.D, scale);
+                    m->give_lanes(grad_q.at(at.batch, at.head, at.pair, y, x), grad_q.x, count, s.D, scale);
 
                     const Index query = (((at.batch * s.N + at.head) * s.pairs() + at.pair) * s.H + y) * s.W + x;
                     m->give_entries(weights + query * P, P, weight, count, P);
@@ -594,8 +597,8 @@ void backward_keys(const Sizes& s, Map<const Stored> q, Map<const Stored> grad_c
             const Index first_y = std::max<Index>(0, top - s.I / 2), stop_y = std::min(s.H, bottom + s.I / 2);
             for (Index y = first_y; y < stop_y; ++y)
                 for (Index x = 0; x < s.W; ++x) {
-                    const Stored* query = q.frame(at.batch, at.head, at.pair) + y * q.y + x * q.x;
-                    const Stored* grad = grad_context.frame(at.batch, at.head, at.pair) + y * grad_context.y + x * grad_context.x;
+                    const Stored* query = q.at(at.batch, at.head, at.pair, y, x);
+                    const Stored* grad = grad_context.at(at.batch, at.head, at.pair, y, x);
                     Real* to_query = m->queries.get() + ((y - first_y) * s.W + x) * width;
                     Real* to_grad = m->grads.get() + ((y - first_y) * s.W + x) * width;
                     for (Index d = 0; d < s.D; ++d) to_query[d] = widen(query[d]) * scale;
@@ -619,8 +622,8 @@ void backward_keys(const Sizes& s, Map<const Stored> q, Map<const Stored> grad_c
                             default: gather(std::integral_constant<int, 4>{});
                         }
                     }
-                    Stored* to_k = grad_k.frame(at.batch, at.head, key_frame) + y * grad_k.y + x * grad_k.x;
-                    Stored* to_v = grad_v.frame(at.batch, at.head, key_frame) + y * grad_v.y + x * grad_v.x;
+                    Stored* to_k = grad_k.at(at.batch, at.head, key_frame, y, x);
+                    Stored* to_v = grad_v.at(at.batch, at.head, key_frame, y, x);
                     for (Index d = 0; d < s.D; ++d) narrow(m->key.get()[d], to_k[d]);
                     for (Index d = 0; d < s.D; ++d) narrow(m->value.get()[d], to_v[d]);
                 }
