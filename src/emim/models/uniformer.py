@@ -17,7 +17,7 @@ from emim.nn import EMIM, AttentionBlock, LocalBlock, SelfAttention
 from emim.nn.blocks import ChannelNorm
 from emim.nn.emim import MotionStart
 from emim.nn.initialisation import init_linear
-from emim.ops.tracing import being_traced
+from emim.ops.tracing import only_values_on_cpu
 
 _STEM_STRIDE = 4
 _LARGE_CLIP = 1_000_000
@@ -180,12 +180,7 @@ class UniFormer(nn.Module):
     def _one_by_one(self, clip: Tensor) -> bool:
         """Whether large clips of a batch are better run apart: on CPUs, together they leave the caches sooner."""
         return (
-            clip.device.type == "cpu"
-            and not self.training
-            and not torch.is_grad_enabled()
-            and len(clip) > 1
-            and clip.numel() >= len(clip) * _LARGE_CLIP
-            and not being_traced()
+            not self.training and len(clip) > 1 and clip.numel() >= len(clip) * _LARGE_CLIP and only_values_on_cpu(clip)
         )
 
     def _check_clip(self, clip: Tensor) -> None:

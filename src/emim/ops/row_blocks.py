@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from emim.ops.tracing import being_traced
+from emim.ops.tracing import only_values_on_cpu
 
 _ROWS = 1024
 """Rows of a block: with the widths of these networks what lies between two layers stays in a core's cache."""
@@ -29,7 +29,7 @@ def in_row_blocks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Returns:
         [..., K].
     """
-    if x.device.type != "cpu" or torch.is_grad_enabled() or being_traced() or x.numel() < 2 * _ROWS * x.shape[-1]:
+    if x.numel() < 2 * _ROWS * x.shape[-1] or not only_values_on_cpu(x):
         return function(x)
     blocks_RC = torch.split(x.reshape(-1, x.shape[-1]), _ROWS)
     first_RK = function(blocks_RC[0])

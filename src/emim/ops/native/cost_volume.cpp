@@ -214,6 +214,8 @@ Index band_height(const Sizes& s) {
     return std::min(s.H, std::max({fits, s.I, Index{4}}));
 }
 
+Index band_count(const Sizes& s) { return (s.H + band_height(s) - 1) / band_height(s); }
+
 // The band's reach of a frame as [position][channel], channels filled up to whole vectors, `pad` outside the frame.
 template <typename Stored, typename Real>
 void copy_rows(Real* to, Index width, const Stored* frame, Index stride_y, Index stride_x, const Sizes& s,
@@ -369,15 +371,17 @@ void softmax(Real* x, Index entries) {
     for (Index p = 0; p < entries; ++p) store(x + p * lanes, load(x + p * lanes) * share);
 }
 
-// Where a unit of work is.
+// Where a unit of work is. The last frame of several repeats the result of the last pair, which so has two copies.
 struct Place {
-    Index batch, head, pair, band;
+    Index batch, head, pair, band, key_frame, copies;
 
     Place(Index unit, const Sizes& s, Index bands)
         : batch(unit / bands / s.pairs() / s.N),
           head(unit / bands / s.pairs() % s.N),
           pair(unit / bands % s.pairs()),
-          band(unit % bands) {}
+          band(unit % bands),
+          key_frame(s.T > 1 ? pair + 1 : 0),
+          copies(s.T > 1 && pair == s.T - 2 ? 2 : 1) {}
 };
 
 template <typename Real>
@@ -414,7 +418,8 @@ struct Memory {
 
     // count positions of a map, side by side in a row, as [channel][lane]; `more`, if given, is added to them.
     template <typename Stored>
-    void take_lanes(const Stored* from, const Stored* more, Index stride_x, Index count, Index D, Real factor) {
+    void take_lanes(const Stored* from, Index stride_x, Index count, Index D, Real factor,
+                    const Stored* more = nullptr) {
         Real* to = lane_rows.get();
         for (Index lane = 0; lane < count; ++lane, to += width) {
             for (Index d = 0; d < D; ++d) to[d] = widen(from[lane * stride_x + d]) * factor;
@@ -449,37 +454,34 @@ template <typename Stored, typename Real>
 void forward(const Sizes& s, Map<const Stored> q, Map<const Stored> k, Map<const Stored> v, const Real* rpb,
              Map<Stored> context, Map<Real> affinity, Real pad, const Team& team) {
     constexpr int lanes = Lanes<Real>::count;
-    const Index height = band_height(s), bands = (s.H + height - 1) / height, P = s.entries();
+    const Index height = band_height(s), bands = band_count(s), P = s.entries();
     const Real scale = 1 / std::sqrt(static_cast<Real>(s.D));
 
     team.run(s.B * s.N * s.pairs() * bands, [&] {
         return [&, m = std::make_shared<Memory<Real>>(s, height)](Index unit) {
             const Place at(unit, s, bands);
             const Band band(s, at.band, height);
-            const Index key_frame = s.T > 1 ? at.pair + 1 : 0;
-            const Index copies = s.T > 1 && at.pair == s.T - 2 ? 2 : 1;  // the last frame repeats the last pair
-            const Stored* const nothing = nullptr;
             const Real* bias = rpb + at.head * P;
             Real* rows = m->rows.get();
             Real* entries = m->entries.get();
 
-            m->take_columns(k.frame(at.batch, at.head, key_frame), k.y, k.x, s, band, pad);
-            copy_rows(rows, m->width, v.frame(at.batch, at.head, key_frame), v.y, v.x, s, band, pad);
+            m->take_columns(k.frame(at.batch, at.head, at.key_frame), k.y, k.x, s, band, pad);
+            copy_rows(rows, m->width, v.frame(at.batch, at.head, at.key_frame), v.y, v.x, s, band, pad);
 
             for (Index row = 0; row < band.rows; ++row)
                 for (Index x = 0; x < s.W; x += lanes) {
                     const Index count = std::min<Index>(lanes, s.W - x), y = band.top + row;
                     const Index offset = row * band.pitch + x;
-                    m->take_lanes(q.at(at.batch, at.head, at.pair, y, x), nothing, q.x, count, s.D, scale);
+                    m->take_lanes(q.at(at.batch, at.head, at.pair, y, x), q.x, count, s.D, scale);
                     correlate(entries, m->lane_columns.get(), m->columns.get() + offset, m->length, s.D, band);
                     for (Index p = 0; p < P; ++p) store(entries + p * lanes, load(entries + p * lanes) + bias[p]);
                     if (affinity.data)
-                        for (Index copy = 0; copy < copies; ++copy)
+                        for (Index copy = 0; copy < at.copies; ++copy)
                             m->give_entries(affinity.at(at.batch, at.head, at.pair + copy, y, x), affinity.x, entries,
                                             count, P);
                     softmax(entries, P);
                     aggregate(m->lane_rows.get(), m->width, entries, rows + offset * m->width, count, band);
-                    for (Index copy = 0; copy < copies; ++copy)
+                    for (Index copy = 0; copy < at.copies; ++copy)
                         m->give_lanes(context.at(at.batch, at.head, at.pair + copy, y, x), context.x, count, s.D,
                                       Real{1});
                 }
@@ -494,15 +496,13 @@ void backward_queries(const Sizes& s, Map<const Stored> k, Map<const Stored> v, 
                       Map<const Stored> grad_context, Map<const Real> grad_affinity, Map<Stored> grad_q,
                       Real* weights, Real* grad_raw, Real* grad_bias, Real pad, const Team& team) {
     constexpr int lanes = Lanes<Real>::count;
-    const Index height = band_height(s), bands = (s.H + height - 1) / height, P = s.entries();
+    const Index height = band_height(s), bands = band_count(s), P = s.entries();
     const Real scale = 1 / std::sqrt(static_cast<Real>(s.D));
 
     team.run(s.B * s.N * s.pairs() * bands, [&] {
         return [&, m = std::make_shared<Memory<Real>>(s, height)](Index unit) {
             const Place at(unit, s, bands);
             const Band band(s, at.band, height);
-            const Index key_frame = s.T > 1 ? at.pair + 1 : 0;
-            const Index copies = s.T > 1 && at.pair == s.T - 2 ? 2 : 1;
             Real* rows = m->rows.get();
             Real* weight = m->entries.get();
             Real* grad = m->more_entries.get();
@@ -510,8 +510,8 @@ void backward_queries(const Sizes& s, Map<const Stored> k, Map<const Stored> v, 
             Real* bias = grad_bias + unit * P;
             std::fill(bias, bias + P, Real{0});
 
-            m->take_columns(v.frame(at.batch, at.head, key_frame), v.y, v.x, s, band, pad);
-            copy_rows(rows, m->width, k.frame(at.batch, at.head, key_frame), k.y, k.x, s, band, pad);
+            m->take_columns(v.frame(at.batch, at.head, at.key_frame), v.y, v.x, s, band, pad);
+            copy_rows(rows, m->width, k.frame(at.batch, at.head, at.key_frame), k.y, k.x, s, band, pad);
 
             for (Index row = 0; row < band.rows; ++row)
                 for (Index x = 0; x < s.W; x += lanes) {
@@ -522,8 +522,8 @@ void backward_queries(const Sizes& s, Map<const Stored> k, Map<const Stored> v, 
                     softmax(weight, P);
 
                     const Stored* from = grad_context.at(at.batch, at.head, at.pair, y, x);
-                    const Stored* repeated = copies == 2 ? from + grad_context.t : nullptr;
-                    m->take_lanes(from, repeated, grad_context.x, count, s.D, Real{1});
+                    const Stored* repeated = at.copies == 2 ? from + grad_context.t : nullptr;
+                    m->take_lanes(from, grad_context.x, count, s.D, Real{1}, repeated);
                     correlate(grad, m->lane_columns.get(), m->columns.get() + offset, m->length, s.D, band);
 
                     Vector<Real> mean = {};
@@ -531,7 +531,7 @@ void backward_queries(const Sizes& s, Map<const Stored> k, Map<const Stored> v, 
                     for (Index p = 0; p < P; ++p)
                         store(grad + p * lanes, load(weight + p * lanes) * (load(grad + p * lanes) - mean));
                     if (grad_affinity.data)
-                        for (Index copy = 0; copy < copies; ++copy) {
+                        for (Index copy = 0; copy < at.copies; ++copy) {
                             m->take_entries(more, grad_affinity.at(at.batch, at.head, at.pair + copy, y, x),
                                             grad_affinity.x, count, P);
                             for (Index p = 0; p < P; ++p)
@@ -580,7 +580,7 @@ template <typename Stored, typename Real>
 void backward_keys(const Sizes& s, Map<const Stored> q, Map<const Stored> grad_context, const Real* weights,
                    const Real* grad_raw, Map<Stored> grad_k, Map<Stored> grad_v, const Team& team) {
     constexpr int lanes = Lanes<Real>::count;
-    const Index height = band_height(s), bands = (s.H + height - 1) / height;
+    const Index height = band_height(s), bands = band_count(s);
     const Index width = whole_vectors<Real>(s.D);
     const Real scale = 1 / std::sqrt(static_cast<Real>(s.D));
 
@@ -591,8 +591,6 @@ void backward_keys(const Sizes& s, Map<const Stored> q, Map<const Stored> grad_c
     team.run(s.B * s.N * s.pairs() * bands, [&] {
         return [&, m = std::make_shared<Rows>((height + s.I - 1) * s.W * width, width)](Index unit) {
             const Place at(unit, s, bands);
-            const Index key_frame = s.T > 1 ? at.pair + 1 : 0;
-            const bool repeated = s.T > 1 && at.pair == s.T - 2;
             const Index top = at.band * height, bottom = std::min(s.H, top + height);
             const Index first_y = std::max<Index>(0, top - s.I / 2), stop_y = std::min(s.H, bottom + s.I / 2);
             for (Index y = first_y; y < stop_y; ++y)
@@ -603,7 +601,7 @@ void backward_keys(const Sizes& s, Map<const Stored> q, Map<const Stored> grad_c
                     Real* to_grad = m->grads.get() + ((y - first_y) * s.W + x) * width;
                     for (Index d = 0; d < s.D; ++d) to_query[d] = widen(query[d]) * scale;
                     for (Index d = 0; d < s.D; ++d) to_grad[d] = widen(grad[d]);
-                    if (repeated)
+                    if (at.copies == 2)
                         for (Index d = 0; d < s.D; ++d) to_grad[d] += widen(grad[grad_context.t + d]);
                 }
             const Index frame = ((at.batch * s.N + at.head) * s.pairs() + at.pair) * s.H * s.W * s.entries();
@@ -622,8 +620,8 @@ void backward_keys(const Sizes& s, Map<const Stored> q, Map<const Stored> grad_c
                             default: gather(std::integral_constant<int, 4>{});
                         }
                     }
-                    Stored* to_k = grad_k.at(at.batch, at.head, key_frame, y, x);
-                    Stored* to_v = grad_v.at(at.batch, at.head, key_frame, y, x);
+                    Stored* to_k = grad_k.at(at.batch, at.head, at.key_frame, y, x);
+                    Stored* to_v = grad_v.at(at.batch, at.head, at.key_frame, y, x);
                     for (Index d = 0; d < s.D; ++d) narrow(m->key.get()[d], to_k[d]);
                     for (Index d = 0; d < s.D; ++d) narrow(m->value.get()[d], to_v[d]);
                 }
@@ -683,7 +681,5 @@ EMIM_EXPORT(float16, _Float16)
 
 // Rows of a band: how many bands the partial sums of the bias gradient are for.
 extern "C" Index emim_bands(const Index* sizes) {
-    const Sizes& s = *reinterpret_cast<const Sizes*>(sizes);
-    const Index height = band_height(s);
-    return (s.H + height - 1) / height;
+    return band_count(*reinterpret_cast<const Sizes*>(sizes));
 }
