@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import shutil
 import subprocess
@@ -37,6 +39,26 @@ QUICK = [
     "trainer.precision=32-true",
     "data.workers=0",
 ]
+
+
+class TellAtOnce:
+    """Names failed and very slow tests when they end: a run that is cut off prints no summary."""
+
+    SLOW = 60.0
+    """Seconds."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.terminal.write_line(f"\nfailed in {report.when}: {report.nodeid}\n{report.longreprtext[-600:]}")
+        elif report.duration > self.SLOW:
+            self.terminal.write_line(f"\n{report.duration:.0f} s of {report.when}: {report.nodeid}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(TellAtOnce(config))
 
 
 @dataclass(frozen=True)
@@ -152,6 +174,15 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 def copy_of(originals: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
     """A copy of the miniature of a known data set, for one test to change."""
     return lambda name: Path(shutil.copytree(originals(name), tmp_path / name))
+
+
+@pytest.fixture
+def memory_given_back() -> Iterator[None]:
+    """What the test has freed goes back to the system: large networks would leave gigabytes with this process."""
+    yield
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ TINY = [
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("memory_given_back")
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_dry_run(name: str, emim_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(find_recipe(name))

@@ -44,7 +44,8 @@ class EMIM(nn.Module):
             weights: queries and keys start as one orthogonal projection, so that the affinity is a correlation
             of features from the first step on, and the last motion layer is not zero.
 
-    Weights: `qkv`, `proj`, `motion_conv.0`, `motion_conv.2`, `rpb` [N, I, J].
+    Weights: `qkv`, `proj`, `motion_conv.0`, `motion_conv.2`, `rpb` [N, I, J]. A forward hook on the submodule
+    `affinity` sees the raw affinity [B, N, T, H, W, P], bias included, of every pass.
 
     >>> emim = EMIM(dim=128, num_heads=2)
     >>> emim(torch.zeros(1, 8 * 14 * 14, 128), (8, 14, 14)).shape
@@ -73,6 +74,7 @@ class EMIM(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.rpb = nn.Parameter(torch.empty(num_heads, I, J))
         self.motion_conv = nn.Sequential(nn.Linear(P, 4 * P), QuickGELU(), nn.Linear(4 * P, D))
+        self.affinity = nn.Identity()  # for hooks
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -117,6 +119,7 @@ class EMIM(nn.Module):
             q_BNTHWD, k_BNTHWD, v_BNTHWD, self.rpb, backend=backend, return_affinity=True
         )
         first, last = self._motion_layers()
+        affinity_BNTHWP = self.affinity(affinity_BNTHWP)
         motion_BNTHWD = motion_mlp(affinity_BNTHWP, first.weight, first.bias, last.weight, last.bias, backend=backend)
         fused_BLC = (motion_BNTHWD + appearance_BNTHWD).permute(0, 2, 3, 4, 1, 5).reshape(B, L, C)
         out: Tensor = self.proj(fused_BLC)

@@ -1,0 +1,111 @@
+"""Displacement fields out of the affinity of EMIM blocks.
+
+This is a look at what the classifier compares, and no optical-flow network: a field is as coarse as the tokens, reaches
+no further than the window, and is right only as far as training made the affinity a measure of likeness. The
+classification loss alone does not ask for that; see `emim.training.matching` for a loss that does.
+
+Shape suffixes: B batch, N heads, P displacements, 2 axes (x, y), C channels, T frames; H and W are pixels of a clip,
+else the token grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from emim.errors import ClipSizeError, UnknownNameError
+from emim.naming import nearest
+from emim.nn import EMIM
+from emim.nn.affinity import emim_blocks, recorded_affinity, soft_displacement, window_steps
+
+
+@dataclass(frozen=True)
+class MotionField:
+    """Where the places of each frame are in the next one, as one block sees it, on the block's token grid.
+
+    There is a field for every frame of tokens: for every input frame, or every second one where the network's stem
+    halves them; displacements lead to the next frame of tokens. The last one has no next frame and repeats the field
+    before it, as the block does. A single frame is compared with itself.
+
+    Attributes:
+        displacement_BT2HW: (x to the right, y down) in pixels of the clip that the network was given.
+        confidence_BTHW: 1 where one displacement has all the weight, 0 where all those that stay within the frame have
+            the same.
+    """
+
+    displacement_BT2HW: Tensor
+    confidence_BTHW: Tensor
+
+
+def motion_field(
+    model: nn.Module, clip_BCTHW: Tensor, *, blocks: Iterable[str] | None = None, head: int | None = None
+) -> dict[str, MotionField]:
+    """The displacement field of each chosen EMIM block, from one pass of a network over a clip.
+
+    The soft-argmax of a head's affinity, without its bias, over the displacements that stay within the frame
+    (`emim.nn.affinity.soft_displacement`).
+
+    Args:
+        model: any network that takes such a clip and has `emim.nn.EMIM` modules; it runs in evaluation mode, without
+            gradients, and is left as it was.
+        clip_BCTHW: normalised clip as the network takes it, [B, 3, T, H, W].
+        blocks: names as in `emim.nn.affinity.emim_blocks`; None for all. The first of a network has the finest tokens.
+        head: number of one head; None for the mean of all.
+
+    Returns:
+        A field for each block, by name.
+
+    Raises:
+        UnknownNameError: the network has no such block, or no EMIM block at all.
+        IndexError: a block has no such head.
+        ClipSizeError: the clip does not suit the network.
+    """
+    if clip_BCTHW.dim() != 5:
+        raise ClipSizeError(f"a clip must be [B, 3, T, H, W], got {list(clip_BCTHW.shape)}")
+    chosen = choose_blocks(model, blocks)
+    for name, block in chosen.items():
+        if head is not None and not 0 <= head < block.num_heads:
+            raise IndexError(f"{name} has the heads 0 to {block.num_heads - 1}, so none of number {head}")
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), recorded_affinity(chosen) as recorded:
+            model(clip_BCTHW)
+            H, W = clip_BCTHW.shape[3:]
+            return {name: _field(torch.cat(recorded[name]), block, head, (H, W)) for name, block in chosen.items()}
+    finally:
+        model.train(was_training)
+
+
+def choose_blocks(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, EMIM]:
+    """EMIM blocks of a network by name; None for all.
+
+    Raises:
+        UnknownNameError: there is no such block, or none at all.
+    """
+    known = emim_blocks(model)
+    if not known:
+        raise UnknownNameError(f"this {type(model).__name__} has no EMIM block, so there is no affinity to look at")
+    chosen = list(known) if names is None else list(names)
+    for name in chosen:
+        if name not in known:
+            raise UnknownNameError(f"no EMIM block {name!r}; {nearest(name, known)}")
+    return {name: known[name] for name in chosen}
+
+
+def _field(affinity_BNTHWP: Tensor, block: EMIM, head: int | None, sides: tuple[int, int]) -> MotionField:
+    displacement_BNTHW2, weight_BNTHWP = soft_displacement(affinity_BNTHWP, block.rpb)
+    if head is not None:
+        displacement_BNTHW2, weight_BNTHWP = (x[:, head : head + 1] for x in (displacement_BNTHW2, weight_BNTHWP))
+    displacement_BTHW2, weight_BTHWP = displacement_BNTHW2.mean(1), weight_BNTHWP.mean(1)
+    grid = affinity_BNTHWP.shape[3:5]
+    # A grid leaves out the last pixels of a side that its stride does not divide.
+    rows, columns = (side // tokens for side, tokens in zip(sides, grid, strict=True))
+    displacement_BTHW2 = displacement_BTHW2 * torch.tensor([columns, rows]).to(displacement_BTHW2)
+    inside_HWP, _ = window_steps(grid, block.rpb.shape[1:], affinity_BNTHWP.device)
+    entropy_BTHW = torch.special.entr(weight_BTHWP).sum(-1)
+    most_HW = inside_HWP.sum(-1).clamp(min=2).log()
+    return MotionField(displacement_BTHW2.permute(0, 1, 4, 2, 3).contiguous(), (1 - entropy_BTHW / most_HW).clamp(0, 1))
