@@ -51,11 +51,10 @@ def conclude(conditions: Sequence[ConditionResult], chance: float) -> tuple[str,
     return tuple(sentences)
 
 
-def notes_on(conditions: Sequence[ConditionResult], emim_modules: Sequence[str], num_frames: int) -> tuple[str, ...]:
+def notes_on(emim_modules: Sequence[str], num_frames: int) -> tuple[str, ...]:
     """What to know of the conditions.
 
     Args:
-        conditions: those that were tested.
         emim_modules: names of the network's EMIM modules.
         num_frames: frames of a view.
     """

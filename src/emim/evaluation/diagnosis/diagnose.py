@@ -102,7 +102,7 @@ def put_together(
         chance=chance,
         swaps=find_swaps(label_N, predicted[AS_IS], predicted[REVERSED], len(clip_list.classes)),
         conclusion=conclude(results, chance),
-        notes=notes_on(results, emim_modules, preprocessing.num_frames),
+        notes=notes_on(emim_modules, preprocessing.num_frames),
         emim_modules=emim_modules,
         seed=seed,
         resamples=resamples,
