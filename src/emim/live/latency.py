@@ -38,7 +38,7 @@ class LatencyStatistics:
         for number, counted in enumerate(self._bins):
             seen += counted
             if seen >= wanted:
-                return _LEAST * _RATIO ** (number + 0.5)
+                return _LEAST * math.exp((number + 0.5) * math.log(_RATIO))
         raise AssertionError("the bins hold fewer latencies than were counted")
 
 

@@ -64,10 +64,11 @@ class FrameRing:
             self.count += 1
             self._changed.notify_all()
 
-    def clear(self) -> None:
-        """Forget all frames."""
+    @property
+    def closed(self) -> bool:
+        """Whether no frame will come any more."""
         with self._changed:
-            self._frames.clear()
+            return self._closed
 
     def close(self) -> None:
         """No frame will come any more; nobody waits for one after that."""

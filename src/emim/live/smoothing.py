@@ -31,7 +31,11 @@ class ScoreSmoother:
         self._time = 0.0
 
     def update(self, score_K: Tensor, time: float) -> Tensor:
-        """The average after scores at a time in seconds, which never decreases between resets; the first are the average.
+        """The average after one more score_K; the first is the average itself.
+
+        Args:
+            score_K: scores.
+            time: of them in seconds; never decreases between resets.
 
         Returns:
             mean_K: a new tensor; sums to what the scores sum to.
