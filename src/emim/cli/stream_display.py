@@ -44,10 +44,10 @@ class Display:
         """Show a prediction, in place of the last one on a terminal."""
         if self._quiet:
             return
-        line = self._line(prediction)
+        # A full line would wrap and stay.
+        line = self._line(prediction, shutil.get_terminal_size().columns - 1 if self._changing else None)
         if self._changing:
-            columns = shutil.get_terminal_size().columns
-            sys.stdout.write(_ERASE_LINE + line[: columns - 1])  # a full line would wrap and stay
+            sys.stdout.write(_ERASE_LINE + line)
             sys.stdout.flush()
             self._unfinished = True
         else:
@@ -65,15 +65,20 @@ class Display:
             sys.stdout.flush()
             self._unfinished = False
 
-    def _line(self, prediction: LivePrediction) -> str:
+    def _line(self, prediction: LivePrediction, width: int | None) -> str:
         best, *others = prediction.smoothed[: self._topk]
         self._label_width = max(self._label_width, *(len(item.label) for item in prediction.smoothed))
         label = named(prediction, self._threshold) or _UNSURE
         bar = "█" * round(best.score * _BAR_WIDTH)
-        rest = "  ".join(f"{item.label} {item.score:.0%}" for item in others)
         milliseconds = 1e3 * (time.monotonic() - prediction.captured)
-        text = f"{prediction.time:8.2f} s  {label:<{self._label_width}}  {best.score:6.1%}  {bar:<{_BAR_WIDTH}}"
-        return f"{text}  {milliseconds:4.0f} ms  {rest}".rstrip()
+        line = f"{prediction.time:8.2f} s  {label:<{self._label_width}}  {best.score:6.1%}  {bar:<{_BAR_WIDTH}}"
+        line += f"  {milliseconds:4.0f} ms"
+        for item in others:
+            longer = f"{line}  {item.label} {item.score:.0%}"
+            if width is not None and len(longer) > width:
+                break
+            line = longer
+        return line[:width]
 
 
 class JsonLines:
