@@ -68,12 +68,16 @@ class BreakingServer:
         pieces: of the stream, one a frame.
         connections: for each connection, how many pieces it gets before it is closed; None is kept open and gets
             nothing.
+
+    Attributes:
+        reached: set when somebody has connected.
     """
 
     def __init__(self, pieces: Sequence[bytes], connections: Sequence[int | None]) -> None:
         self._pieces = pieces
         self._connections = connections
         self._stopped = threading.Event()
+        self.reached = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/live"
@@ -100,6 +104,7 @@ class BreakingServer:
 
     def _send(self, connection: socket.socket, number: int | None) -> None:
         connection.recv(4096)
+        self.reached.set()
         if number is None:
             self._stopped.wait(20)
             return
