@@ -68,14 +68,16 @@ class BreakingServer:
         pieces: of the stream, one a frame.
         connections: for each connection, how many pieces it gets before it is closed; None is kept open and gets
             nothing.
+        hold: keep connections open, in silence, instead of closing them.
 
     Attributes:
         reached: set when somebody has connected.
     """
 
-    def __init__(self, pieces: Sequence[bytes], connections: Sequence[int | None]) -> None:
+    def __init__(self, pieces: Sequence[bytes], connections: Sequence[int | None], *, hold: bool = False) -> None:
         self._pieces = pieces
         self._connections = connections
+        self._hold = hold
         self._stopped = threading.Event()
         self.reached = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -113,3 +115,5 @@ class BreakingServer:
             connection.sendall(piece)
             if index >= number // 2:  # the first half comes at once, so that FFmpeg knows the stream soon
                 time.sleep(1 / FPS)
+        if self._hold:
+            self._stopped.wait(20)

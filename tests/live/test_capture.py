@@ -97,6 +97,14 @@ def test_a_server_that_stops_sending_is_lost() -> None:
     assert not ring.came
 
 
+def test_a_server_that_falls_silent_is_lost() -> None:
+    with BreakingServer(transport_stream(2.0), [36], hold=True) as server:
+        reading, ring = capture(server.url, timeout=0.5)
+    assert len(ring.came) > 10
+    assert isinstance(reading.error, SourceError)
+    assert reading.error.reason == "lost (no data for 0.5 s)"
+
+
 def test_reading_a_dead_server_can_be_stopped() -> None:
     with BreakingServer(transport_stream(1.0), [None]) as server:
         reading = Capture(parse_source(server.url), SHAPE, Recorder(), timeout=8.0, retries=0)
