@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
+import struct
 import threading
 import time
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ class BreakingServer:
         hold: keep connections open, in silence, instead of closing them.
 
     Attributes:
+        url: where it is.
         reached: set when somebody has connected.
     """
 
@@ -105,15 +107,72 @@ class BreakingServer:
             self._listener.close()
 
     def _send(self, connection: socket.socket, number: int | None) -> None:
-        connection.recv(4096)
+        self._greet(connection)
         self.reached.set()
         if number is None:
             self._stopped.wait(20)
             return
-        connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp2t\r\n\r\n")
+        self._begin(connection)
         for index, piece in enumerate(self._pieces[:number]):
-            connection.sendall(piece)
+            connection.sendall(self._packed(piece, index))
             if index >= number // 2:  # the first half comes at once, so that FFmpeg knows the stream soon
                 time.sleep(1 / FPS)
         if self._hold:
             self._stopped.wait(20)
+
+    def _greet(self, connection: socket.socket) -> None:
+        connection.recv(4096)
+
+    def _begin(self, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp2t\r\n\r\n")
+
+    def _packed(self, piece: bytes, index: int) -> bytes:
+        return piece
+
+
+class BreakingRtspServer(BreakingServer):
+    """The same by RTSP, as cameras speak it (RFC 2326), with the transport stream in RTP packets on one connection.
+
+    Args: as of `BreakingServer`.
+
+    Attributes:
+        transports: what was asked for in SETUP.
+    """
+
+    def __init__(self, pieces: Sequence[bytes], connections: Sequence[int | None], *, hold: bool = False) -> None:
+        super().__init__(pieces, connections, hold=hold)
+        self.url = self.url.replace("http:", "rtsp:")
+        self.transports: list[str] = []
+        self._sequence = 0
+
+    def _greet(self, connection: socket.socket) -> None:
+        description = b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:track\r\n"
+        with connection.makefile("rb") as requests:
+            while True:
+                method, *_ = requests.readline().split() or [b""]
+                headers = {}
+                while (line := requests.readline().strip()) != b"":
+                    name, _, value = line.partition(b":")
+                    headers[name.lower()] = value.strip()
+                answer, body = [b"RTSP/1.0 200 OK", b"CSeq: " + headers.get(b"cseq", b"0"), b"Session: 1"], b""
+                if method == b"DESCRIBE":
+                    answer += [b"Content-Type: application/sdp", b"Content-Length: %d" % len(description)]
+                    body = description
+                elif method == b"SETUP":
+                    self.transports.append(headers[b"transport"].decode())
+                    answer.append(b"Transport: RTP/AVP/TCP;unicast;interleaved=0-1")
+                connection.sendall(b"\r\n".join(answer) + b"\r\n\r\n" + body)
+                if method in (b"PLAY", b""):
+                    return
+
+    def _begin(self, connection: socket.socket) -> None:
+        """The answer to PLAY was the beginning."""
+
+    def _packed(self, piece: bytes, index: int) -> bytes:
+        packed, most = b"", 7 * 188  # whole packets of the transport stream
+        for start in range(0, len(piece), most):
+            part = piece[start : start + most]
+            header = struct.pack(">BBHII", 0x80, 33, self._sequence % 65536, index * 90_000 // FPS, 1)
+            packed += struct.pack(">cBH", b"$", 0, len(header) + len(part)) + header + part
+            self._sequence += 1
+        return packed

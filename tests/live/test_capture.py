@@ -14,7 +14,7 @@ from emim.live.capture import Capture
 from emim.live.clip import ClipShape
 from emim.live.ring import FrameRing, LiveFrame
 from emim.live.source import parse_source
-from live_sources import FPS, BreakingServer, transport_stream, write_video
+from live_sources import FPS, BreakingRtspServer, BreakingServer, transport_stream, write_video
 
 SHAPE = ClipShape(Preprocessing(num_frames=4, size=32), span=0.4)
 
@@ -85,6 +85,17 @@ def test_a_lost_server_is_found_again() -> None:
 def _refused(error: SourceError) -> str:
     assert "connection refused" in error.reason
     return error.reason.partition("failed (")[2][:-1]
+
+
+def test_rtsp_goes_over_tcp_and_is_found_again() -> None:
+    with BreakingRtspServer(transport_stream(2.0), [36, 36]) as server:
+        reading, ring = capture(server.url, retries=2)
+    assert server.transports
+    assert all(transport.startswith("RTP/AVP/TCP") for transport in server.transports)
+    assert reading.reconnects == 1
+    assert {frame.run for _, frame in ring.came} == {1, 2}
+    assert isinstance(reading.error, SourceError)
+    assert "lost, and 2 attempts to reconnect failed" in reading.error.reason
 
 
 def test_a_server_that_stops_sending_is_lost() -> None:
