@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -92,6 +92,7 @@ class FrameReader:
         clock = StreamClock(paced=connection.paced)
         context = connection.stream.codec_context
         skipping = False
+        due = time.monotonic()
         for packet in connection.container.demux(connection.stream):
             if self._stopped.is_set():
                 return
@@ -115,7 +116,8 @@ class FrameReader:
                 continue
             for frame in frames:
                 self._counts.decoded += 1
-                yield cast(float, frame.opaque), frame
+                # Few decoders do not hand on what came with the packet.
+                yield frame.opaque if isinstance(frame.opaque, float) else due, frame
 
     def _upright(self, frame: VideoFrame) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         frame_HWC = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
