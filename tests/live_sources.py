@@ -62,6 +62,17 @@ def write_video(
     return path
 
 
+def write_with_b_frames(path: Path, seconds: float) -> Path:
+    """A file of h264 whose pictures are not stored in the order in which they are shown."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"bf": "3", "b_strategy": "0"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for number in range(round(seconds * FPS)):
+            container.mux(stream.encode(_frame(number, 48, 64)))
+        container.mux(stream.encode())
+    return path
+
+
 class BreakingServer:
     """Serves a stream over HTTP in real time, once for each entry of `connections`; after the last it is gone.
 
@@ -83,6 +94,7 @@ class BreakingServer:
         self._stopped = threading.Event()
         self.reached = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(20)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/live"
 
@@ -96,7 +108,6 @@ class BreakingServer:
         self._thread.join(5)
 
     def _serve(self) -> None:
-        self._listener.settimeout(20)
         try:
             for number in self._connections:
                 with self._listener.accept()[0] as connection:

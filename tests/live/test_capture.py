@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from emim.live.capture import Capture
 from emim.live.clip import ClipShape
 from emim.live.ring import FrameRing, LiveFrame
 from emim.live.source import parse_source
-from live_sources import FPS, BreakingRtspServer, BreakingServer, transport_stream, write_video
+from live_sources import FPS, BreakingRtspServer, BreakingServer, transport_stream, write_video, write_with_b_frames
 
 SHAPE = ClipShape(Preprocessing(num_frames=4, size=32), span=0.4)
 
@@ -44,8 +45,9 @@ def capture(source: str, *, timeout: float = 10.0, retries: int = 0) -> tuple[Ca
     return reading, ring
 
 
-def test_a_file_is_played_in_real_time(tmp_path: Path) -> None:
-    reading, ring = capture(str(write_video(tmp_path / "clip.mp4", 0.8)))
+@pytest.mark.parametrize("write", [write_video, write_with_b_frames])
+def test_a_file_is_played_in_real_time(tmp_path: Path, write: Callable[[Path, float], Path]) -> None:
+    reading, ring = capture(str(write(tmp_path / "clip.mp4", 0.8)))
     assert reading.error is None
     frames = [frame for _, frame in ring.came]
     assert [frame.time for frame in frames] == pytest.approx([number / FPS for number in range(20)])

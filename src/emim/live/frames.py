@@ -88,18 +88,22 @@ class FrameReader:
             yield LiveFrame(origin + stamp, captured, pixels_CHW, self._run)
 
     def _decoded(self, connection: Connection) -> Iterator[tuple[float, VideoFrame]]:
-        """Decoded frames, each with the time at which its packet was due."""
+        """Decoded frames, each with the time at which it came.
+
+        That is when its packet was due, or, of a file that is played, when the frame itself was: with B-frames, later
+        packets are decoded before it.
+        """
         clock = StreamClock(paced=connection.paced)
         context = connection.stream.codec_context
         skipping = False
-        due = time.monotonic()
+        came = time.monotonic()
         for packet in connection.container.demux(connection.stream):
             if self._stopped.is_set():
                 return
             if packet.size:
                 now = time.monotonic()
                 due = clock.due(_stamp(packet), now)
-                packet.opaque = due
+                packet.opaque = came = due + (_ahead(packet) if connection.paced else 0.0)
                 if now - due > _MOST_LATE and not skipping:
                     skipping = True
                     context.flush_buffers()
@@ -117,7 +121,10 @@ class FrameReader:
             for frame in frames:
                 self._counts.decoded += 1
                 # Few decoders do not hand on what came with the packet.
-                yield frame.opaque if isinstance(frame.opaque, float) else due, frame
+                captured = frame.opaque if isinstance(frame.opaque, float) else came
+                if connection.paced and self._stopped.wait(max(captured - time.monotonic(), 0.0)):
+                    return
+                yield captured, frame
 
     def _upright(self, frame: VideoFrame) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         frame_HWC = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
@@ -127,3 +134,10 @@ class FrameReader:
 def _stamp(packet: Packet[VideoStream]) -> float | None:
     ticks = packet.pts if packet.dts is None else packet.dts
     return None if ticks is None or packet.time_base is None else float(ticks * packet.time_base)
+
+
+def _ahead(packet: Packet[VideoStream]) -> float:
+    """Seconds by which a packet is decoded before its frame is shown."""
+    if packet.pts is None or packet.dts is None or packet.time_base is None:
+        return 0.0
+    return min(max(float((packet.pts - packet.dts) * packet.time_base), 0.0), JUMP)

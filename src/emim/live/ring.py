@@ -18,7 +18,7 @@ class LiveFrame:
 
     Attributes:
         time: seconds on the source's own clock since its first frame.
-        captured: when it came, on `time.monotonic()`.
+        captured: when it came, on `time.monotonic()`; of a file that is played, when it was to be shown.
         pixels_CHW: uint8, cut to the view.
         run: number of the stretch without interruption that it belongs to; frames of two runs make no clip.
     """
