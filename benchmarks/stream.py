@@ -77,7 +77,8 @@ def watch(video: Path, options: argparse.Namespace) -> None:
     import torch
 
     from emim.evaluation.recogniser import Recogniser
-    from emim.live.predictor import LiveOptions, LivePredictor
+    from emim.live.options import LiveOptions
+    from emim.live.predictor import LivePredictor
     from emim.live.source import parse_source
 
     torch.set_num_threads(options.threads)

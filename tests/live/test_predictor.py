@@ -10,7 +10,9 @@ import pytest
 
 from emim import Recogniser
 from emim.errors import ConfigError, SourceError
-from emim.live.predictor import LiveOptions, LivePrediction, LivePredictor
+from emim.live.options import LiveOptions
+from emim.live.predictor import LivePredictor
+from emim.live.results import LivePrediction
 from emim.live.source import parse_source
 from live_sources import BreakingServer, transport_stream, write_video
 

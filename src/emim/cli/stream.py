@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
     let_waiting_threads_sleep()
     if not 0 <= args.threshold <= 1:
         raise ConfigError(f"--threshold must lie in 0 to 1, got {args.threshold:g}")
-    from emim.live.predictor import LiveOptions, LivePredictor
+    from emim.live.options import LiveOptions
+    from emim.live.predictor import LivePredictor
     from emim.live.source import parse_source
 
     options = LiveOptions(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emim.evaluation.recogniser import Prediction
-    from emim.live.predictor import LivePrediction, Summary
+    from emim.live.results import LivePrediction, Summary
 
 _BAR_WIDTH = 12
 _ERASE_LINE = "\r\x1b[2K"

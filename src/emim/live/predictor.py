@@ -8,109 +8,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 
 import torch
 
-from emim.errors import ConfigError
 from emim.evaluation.recogniser import Prediction, Recogniser
 from emim.evaluation.stream import check_finite
 from emim.live.backoff import Backoff
 from emim.live.capture import Capture
 from emim.live.clip import ClipShape
 from emim.live.latency import LatencyStatistics
+from emim.live.options import LiveOptions
+from emim.live.results import LivePrediction, Summary
 from emim.live.ring import LiveFrame
 from emim.live.smoothing import ScoreSmoother
 from emim.live.source import Source
 
 _LOOK_UP_SECONDS = 0.1  # between looks for notices and for the end, while no frame comes
 _WARM_UP_PASSES = 3
-
-
-@dataclass(frozen=True)
-class LiveOptions:
-    """How a live source is predicted.
-
-    Attributes:
-        stride: seconds from one prediction to the next.
-        span: seconds that a clip spans; None: see `emim.live.clip.ClipShape`.
-        smoothing: weight of the past in the moving average of scores, in [0, 1); 0 does not smooth.
-        duration: seconds of the source after which to end; None goes on to its end.
-        timeout: seconds without data after which a network source counts as lost.
-        retries: attempts in a row to open a lost source.
-        first_wait: seconds before the first of them; each further wait is twice as long.
-        longest_wait: seconds that no wait exceeds.
-    """
-
-    stride: float = 0.25
-    span: float | None = None
-    smoothing: float = 0.6
-    duration: float | None = None
-    timeout: float = 10.0
-    retries: int = 10
-    first_wait: float = 0.5
-    longest_wait: float = 30.0
-
-    def __post_init__(self) -> None:
-        for name in ("stride", "span", "duration", "timeout", "first_wait", "longest_wait"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{name} must be a number of seconds above 0, got {value}")
-        if not 0 <= self.smoothing < 1:
-            raise ConfigError(f"smoothing must be at least 0 and below 1, got {self.smoothing}")
-        if self.retries < 0:
-            raise ConfigError(f"retries must be at least 0, got {self.retries}")
-        if self.longest_wait < self.first_wait:
-            raise ConfigError(f"longest_wait ({self.longest_wait}) must be at least first_wait ({self.first_wait})")
-
-
-@dataclass(frozen=True)
-class LivePrediction:
-    """What the network says of the clip that ends with one frame.
-
-    Attributes:
-        time: of that frame, seconds since the first frame of the source.
-        captured: when it came, on `time.monotonic()`.
-        smoothed: classes by smoothed score, best first.
-        raw: classes by the score of this clip alone, best first.
-    """
-
-    time: float
-    captured: float
-    smoothed: tuple[Prediction, ...]
-    raw: tuple[Prediction, ...]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What became of a stream.
-
-    Attributes:
-        seconds: of the source, from its first frame to the newest.
-        predictions: made.
-        due: predictions that were due: one a stride, as far as there were frames.
-        latency_p50: seconds from the arrival of a clip's newest frame to the prediction being dealt with, median.
-        latency_p95: 95th percentile.
-        frames: decoded.
-        late: frames left out without decoding, because decoding was behind.
-        broken: packets that do not decode.
-        reconnects: times that the lost source came back.
-    """
-
-    seconds: float
-    predictions: int
-    due: int
-    latency_p50: float | None
-    latency_p95: float | None
-    frames: int
-    late: int
-    broken: int
-    reconnects: int
-
-    @property
-    def dropped(self) -> int:
-        """Predictions that were due and not made, because a newer one was due by then."""
-        return self.due - self.predictions
 
 
 class LivePredictor:
