@@ -57,6 +57,16 @@ def test_a_loss_resets_clip_and_smoothing(recogniser: Recogniser) -> None:
     assert fresh[1].time - before.time > 0.3
 
 
+def test_a_lost_source_does_not_outlast_the_duration(recogniser: Recogniser) -> None:
+    with BreakingServer(transport_stream(1.2), [24], hold=True) as server:
+        options = LiveOptions(span=0.2, duration=1.5, timeout=20.0)
+        predictor = LivePredictor(parse_source(server.url), recogniser, options)
+        began = time.monotonic()
+        assert any(isinstance(item, LivePrediction) for item in predictor.items())
+    assert time.monotonic() - began < 15
+    assert predictor.summary().seconds < 1.5
+
+
 def test_closing_ends_reading(recogniser: Recogniser, tmp_path: Path) -> None:
     source = parse_source(str(write_video(tmp_path / "clip.mp4", 10)))
     predictor = LivePredictor(source, recogniser, LiveOptions(span=0.2))

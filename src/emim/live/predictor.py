@@ -119,11 +119,13 @@ class LivePredictor:
             if not is_new:
                 if was_closed:
                     break
+                if frames and self._is_over(time.monotonic() - frames[0].captured + frames[0].time):
+                    return  # a lost source must not outlast it
                 continue
             seen, frames = self._ring.frames()
             newest = frames[-1]
             self._newest = newest.time
-            if options.duration is not None and newest.time >= options.duration:
+            if self._is_over(newest.time):
                 return
             if newest.run != run:
                 run, next_due = newest.run, None
@@ -142,6 +144,9 @@ class LivePredictor:
             raise self._capture.error
         if not self._latency.count and len(frames) >= 2:  # a file shorter than the span
             yield from self._predict(frames, 1)
+
+    def _is_over(self, seconds: float) -> bool:
+        return self._options.duration is not None and seconds >= self._options.duration
 
     def _predict(self, frames: list[LiveFrame], due: int) -> Iterator[LivePrediction]:
         """One prediction, for which `due` of them were due."""
