@@ -6,8 +6,8 @@ Writes a 640x480 file at 30 frames a second (generated clips one after the other
 B-frames unless --no-b-frames), plays it in real time, and predicts it as `emim stream` does, writing every prediction
 as a line of JSON. Prints latency (from the arrival of a clip's newest frame, see docs/stream.md, to the line being
 written) as median and 95th percentile, of all and of each quarter of the time; what was dropped; resident memory at the
-start and end of each; and the processor time used. Before the first and after the last quarter stands
-the load of the machine, which says whether others were using it. Needs Linux (/proc).
+start and end of each; and processor time, which others that use the machine change less than latency. The load averages
+at both ends tell whether there were others. Needs Linux (/proc).
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ class Reading:
     Attributes:
         time: of the source, in seconds.
         latency: seconds.
+        work: seconds of processor time of the predicting thread since the prediction before.
         memory: resident MiB of this process.
     """
 
     time: float
     latency: float
+    work: float
     memory: float
 
 
@@ -90,7 +92,7 @@ def watch(video: Path, options: argparse.Namespace) -> None:
         f"{options.threads} thread(s) for the network, a prediction each {options.stride:g} s from "
         f"{recogniser.preprocessing.num_frames} frames over {predictor.shape.span:g} s; {load()}"
     )
-    processor = time.process_time()
+    processor, work = time.process_time(), 0.0
     with tempfile.TemporaryFile("w") as lines:
         for item in predictor.items():
             if isinstance(item, str):
@@ -98,14 +100,16 @@ def watch(video: Path, options: argparse.Namespace) -> None:
                 continue
             lines.write(json.dumps({"label": item.smoothed[0].label, "score": item.smoothed[0].score}) + "\n")
             lines.flush()
-            readings.append(Reading(item.time, time.monotonic() - item.captured, resident_mib()))
+            latency, before, work = time.monotonic() - item.captured, work, time.thread_time()
+            readings.append(Reading(item.time, latency, work - before, resident_mib()))
     processor = time.process_time() - processor
     show(readings)
     summary = predictor.summary()
     print(
         f"dropped {summary.dropped} of {summary.due} due predictions "
         f"({summary.dropped / max(summary.due, 1):.2%}); {summary.late} of {summary.frames + summary.late} frames left "
-        f"out as too late; {processor / summary.seconds:.0%} of a core used; {load()}"
+        f"out as too late; processor time: {processor / summary.seconds:.0%} of a core, in a prediction "
+        f"{1e3 * float(np.median([reading.work for reading in readings[1:]])):.0f} ms (median); {load()}"
     )
 
 
