@@ -132,6 +132,14 @@ def test_errors(emim_command: Command, checkpoint: Path, words: list[str], statu
     assert result.out == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk(emim_command: Command, checkpoint: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "clip.mp4", 0.6)
+    result = emim_command("stream", video, "--checkpoint", checkpoint, "--span", 0.2, "--json", "/dev/full")
+    assert result.status == 1
+    assert result.err.splitlines()[-1] == "emim stream: /dev/full: cannot be written (No space left on device)"
+
+
 def test_a_lost_server(emim_command: Command, checkpoint: Path) -> None:
     with BreakingServer(transport_stream(3.0), [60, 60]) as server:
         result = emim_command(

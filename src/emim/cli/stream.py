@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -140,8 +140,12 @@ def _json_lines(args: argparse.Namespace) -> Iterator[JsonLines | None]:
     elif args.json == "-":
         yield JsonLines(sys.stdout, None, args.topk, args.threshold)
     else:
-        with _open_for_writing(args.json) as file:
+        file = _open_for_writing(args.json)
+        try:
             yield JsonLines(file, args.json, args.topk, args.threshold)
+        finally:
+            with suppress(OSError):  # every line was flushed; where that failed, it has been said
+                file.close()
 
 
 def _open_for_writing(path: str) -> TextIO:
