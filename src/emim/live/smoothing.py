@@ -40,7 +40,7 @@ class ScoreSmoother:
         Returns:
             mean_K: a new tensor; sums to what the scores sum to.
         """
-        if self._mean_K is None:
+        if self._mean_K is None or self._weight == 0:
             self._mean_K = score_K.clone()
         else:
             past = self._weight ** (max(time - self._time, 0.0) / self._stride)
