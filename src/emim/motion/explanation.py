@@ -45,7 +45,8 @@ class Explanation:
         frames_THWC: the view's pixels, as the network saw them.
         relevance_Thw: how much each frame and place speaks for the class (above 0) or against it; see
             `emim.motion.relevance`.
-        displacement_T2hw: where places go until the next frame, in pixels of the view; None without EMIM blocks.
+        displacement_T2hw: where places go until the next frame, in pixels of the view, less the field of the
+            middle frame standing still; None without EMIM blocks.
         confidence_Thw: of the displacements.
     """
 
@@ -139,7 +140,7 @@ def explain(recogniser: Recogniser, video: str | os.PathLike[str], label: str | 
     clip_1CTHW = views_VCTHW[view : view + 1]
     field = None
     if blocks := list(emim_blocks(model)):
-        field = motion_field(model, clip_1CTHW, blocks=blocks[:1])[blocks[0]]
+        field = motion_field(model, clip_1CTHW, blocks=blocks[:1], less_still=True)[blocks[0]]
     return Explanation(
         video=Path(video),
         label=classes[index],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,8 @@ from emim.data.preprocessing import Preprocessing, normalise, resize, to_tensor
 from emim.data.sampling import REFERENCE_FPS
 from emim.data.video import VideoReader
 from emim.errors import ConfigError
-from emim.motion.field import choose_blocks, motion_field
+from emim.motion.change import picture_change
+from emim.motion.field import MotionField, choose_blocks, motion_field, still_clip
 
 Floats = npt.NDArray[np.float32]
 Picture = npt.NDArray[np.uint8]
@@ -41,12 +42,15 @@ class FieldOptions:
         short_side: of the frames that the network is given, in pixels; None is what it was trained on, at least 192.
         block: name of an EMIM block; None for the network's first, which has the finest tokens.
         head: number of one head; None for the mean of all.
+        raw: the field as it is. Otherwise what the block says of each window's middle frame standing still is taken
+            off, and displacements fade out where the picture does not change (`emim.motion.change`).
     """
 
     step: int | None = None
     short_side: int | None = None
     block: str | None = None
     head: int | None = None
+    raw: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("step", 1), ("short_side", 1), ("head", 0)):
@@ -126,9 +130,10 @@ def video_motion(
             held.popleft()
         begin = start
         held.extend(itertools.islice(frames, step * length - len(held)))
-        seen_TCHW = normalise(torch.stack([small_CHW for _, small_CHW in held]).to(device), pre)
-        clip_PCTHW = seen_TCHW.view(length, step, 3, *seen).permute(1, 2, 0, 3, 4)  # a clip for each phase
-        field = motion_field(model, clip_PCTHW, blocks=[block], head=options.head)[block]
+        pixels_TCHW = torch.stack([small_CHW for _, small_CHW in held]).to(device)
+        # A clip for each phase of the step.
+        pixels_PTCHW = pixels_TCHW.view(length, step, 3, *seen).transpose(0, 1)
+        field = _field(model, pixels_PTCHW, pre, block, options)
         ends = begin + step * length == total
         for offset in range(given - begin, step * (length if ends else max(1, length - 1))):
             # A stem that halves the frames has a field for every second one.
@@ -140,6 +145,22 @@ def video_motion(
                 field.confidence_BTHW[phase, time].cpu().numpy(),
             )
             given += 1
+
+
+def _field(
+    model: nn.Module, pixels_PTCHW: Tensor, pre: Preprocessing, block: str, options: FieldOptions
+) -> MotionField:
+    """The field of each phase of a window."""
+    clip_PCTHW = normalise(pixels_PTCHW, pre).transpose(1, 2)
+    field = motion_field(model, clip_PCTHW, blocks=[block], head=options.head)[block]
+    if options.raw:
+        return field
+    still_1CTHW = still_clip(clip_PCTHW[len(clip_PCTHW) // 2 :][:1])  # one for all phases: they see the same places
+    field = field.less(motion_field(model, still_1CTHW, blocks=[block], head=options.head)[block])
+    steps, *grid = field.confidence_BTHW.shape[1:]
+    every = pixels_PTCHW.shape[1] // steps
+    change_PThw = picture_change(pixels_PTCHW[:, : every * steps : every], (grid[0], grid[1]))
+    return replace(field, displacement_BT2HW=field.displacement_BT2HW * change_PThw[:, :, None])
 
 
 def window_of(pre: Preprocessing, reader: VideoReader, options: FieldOptions, total: int) -> tuple[int, int]:
