@@ -6,12 +6,13 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emim.cli.console import SubParsers, natural, positive, progress_bar, say
+from emim.cli.console import SubParsers, check_folder, natural, positive, progress_bar, say
 from emim.errors import ConfigError, DataError, VideoError
 from emim.machine import let_waiting_threads_sleep
 
@@ -39,6 +40,13 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="model.safetensors of a run (default: the bundled model)")
     parser.add_argument("--topk", type=positive, default=5, help="classes to show (default 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object per video on standard output")
+    parser.add_argument(
+        "--explain",
+        type=Path,
+        metavar="PICTURE",
+        help="write a picture of the frames and places that the prediction rests on, next to the motion: .png or .jpg "
+        "for one video, a folder for several",
+    )
     add_running_options(parser)
     parser.set_defaults(run=run)
 
@@ -114,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
     recogniser = load_recogniser(args)
     videos, failed = _list_videos(args.videos)
     many = len(videos) > 1
+    pictures = _name_pictures(args.explain, videos)
     started = time.monotonic()
     with lost_workers_named(), progress_bar("predicting", len(videos)) if many else nullcontext(_no_bar) as progress:
         outcomes = recogniser.predict_many(videos, args.topk, workers=args.workers, batch_size=args.batch_size)
@@ -123,11 +132,45 @@ def run(args: argparse.Namespace) -> int:
                 say(f"emim predict: {outcome}")
             else:
                 show(path, outcome, as_json=args.json)
+                if pictures:
+                    explain(recogniser, path, pictures[done - 1])
             progress(done, len(videos))
     if many:
         seconds = time.monotonic() - started
         say(f"{len(videos)} videos in {seconds:.1f} s ({len(videos) / seconds:.1f} videos/s), {failed} failed")
     return 1 if failed else 0
+
+
+def explain(recogniser: Recogniser, video: Path, picture: Path) -> None:
+    """Write the explanation of a video's prediction, and say so."""
+    from emim.motion.explanation import explain
+
+    explanation = explain(recogniser, video)
+    explanation.save(picture)
+    say(f"{picture}: {explanation.describe()}")
+
+
+def _name_pictures(given: Path | None, videos: list[Path]) -> list[Path]:
+    """A picture for each video, or none; several go into a folder, named after the videos.
+
+    Raises:
+        ConfigError: the name does not suit the number of videos, or the folder cannot be made.
+    """
+    if given is None:
+        return []
+    named = given.suffix.lower() in (".png", ".jpg", ".jpeg")
+    if named and len(videos) > 1:
+        raise ConfigError(f"--explain {given}: {len(videos)} videos need a folder, not a file")
+    if named or not given.suffix:
+        taken: Counter[str] = Counter()
+        pictures = []
+        for video in videos:
+            taken[video.stem] += 1
+            number = f"-{taken[video.stem]}" if taken[video.stem] > 1 else ""
+            pictures.append(given if named else given / f"{video.stem}{number}.png")
+        check_folder(pictures[0] if pictures else None)
+        return pictures
+    raise ConfigError(f"--explain {given}: name the picture .png or .jpg, or give a folder")
 
 
 def _list_videos(given: list[Path]) -> tuple[list[Path], int]:

@@ -25,7 +25,9 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
         ),
     )
     parser.add_argument("--checkpoint", help="model.safetensors of a run (default: the bundled model)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine only)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine only)"
+    )
     parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one (default 8000)")
     parser.add_argument("--max-mb", type=positive, default=200, help="size of an upload in MiB (default 200)")
     parser.add_argument("--max-seconds", type=positive, default=60, help="duration of a video (default 60)")

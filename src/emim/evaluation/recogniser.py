@@ -142,8 +142,7 @@ class Recogniser:
             precision=self.precision,
         )
         return (
-            (path, score_K if isinstance(score_K, VideoError) else self.best(score_K, topk))
-            for path, score_K in scores
+            (path, score_K if isinstance(score_K, VideoError) else self.best(score_K, topk)) for path, score_K in scores
         )
 
     def score(self, views_VCTHW: Tensor) -> Tensor:

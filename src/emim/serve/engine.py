@@ -156,7 +156,8 @@ class Engine:
 def _refusal_of(loss: WorkerLoss, name: str, settings: Settings) -> Refusal:
     if loss.kind == "time":
         return Refusal(
-            504, f"{name}: decoding took longer than {settings.read_seconds:g} seconds; send a shorter or smaller video."
+            504,
+            f"{name}: decoding took longer than {settings.read_seconds:g} seconds; send a shorter or smaller video.",
         )
     if loss.kind == "memory":
         return Refusal(

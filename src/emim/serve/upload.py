@@ -94,7 +94,9 @@ async def receive_form(
 
 def too_large(max_bytes: int) -> Refusal:
     """The refusal of a file above the limit."""
-    return Refusal(413, f"The file is larger than the {max_bytes >> 20} MB that are allowed; cut it or make it smaller.")
+    return Refusal(
+        413, f"The file is larger than the {max_bytes >> 20} MB that are allowed; cut it or make it smaller."
+    )
 
 
 class _Receiver:

@@ -110,6 +110,8 @@ class OptimConfig:
         clip_grad: largest gradient norm; 0 is off.
         layer_decay: factor of the learning rate from each block to the one before it (the head has the full rate);
             1 is off.
+        matching: weight of a loss that makes the affinity of the first EMIM block a measure of likeness, so that its
+            motion field is one (`emim.training.matching`; ours); 0 is off. It suits clips that are not mixed.
     """
 
     lr: Amount = 1e-3
@@ -121,6 +123,7 @@ class OptimConfig:
     eps: Amount = 1e-8
     clip_grad: Amount = 20.0
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    matching: Amount = 0.0
 
 
 @dataclass(frozen=True)

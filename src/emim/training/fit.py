@@ -92,6 +92,10 @@ class Fit:
     ) -> None:
         if config.trainer.strategy == "fsdp" and config.trainer.ema > 0:
             raise ConfigError(f"trainer.ema={config.trainer.ema} does not work with trainer.strategy=fsdp; set it to 0")
+        if config.trainer.strategy == "fsdp" and config.optim.matching > 0:
+            raise ConfigError(
+                f"optim.matching={config.optim.matching} does not work with trainer.strategy=fsdp; set it to 0"
+            )
         self.config = config
         self.model = model
         self.train_clips = train_clips

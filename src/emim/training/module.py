@@ -28,6 +28,7 @@ from emim.evaluation.views import score_views
 from emim.models import UniFormer
 from emim.training.config import OptimConfig
 from emim.training.divergence import Divergence, diverged, dump, first_bad_layer
+from emim.training.matching import MatchingLoss
 from emim.training.parameter_groups import parameter_groups
 from emim.training.schedule import learning_rate
 
@@ -72,6 +73,7 @@ class ClassificationModule(lightning.LightningModule):
         self.seed = seed
         self.max_seconds = max_seconds
         self.seconds_before = 0.0
+        self.matching = MatchingLoss(model) if optim.matching else None
         self.missing: dict[str, EmimError] = {}
         self._started = time.monotonic()
         self.val_top1 = MulticlassAccuracy(model.num_classes, average="micro")
@@ -126,12 +128,21 @@ class ClassificationModule(lightning.LightningModule):
         seed = np.random.SeedSequence((self.seed, self.current_epoch, micro_batch))
         torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
         clip_BCTHW, target_BK = self.mixer(batch["clip"], batch["label"], np.random.default_rng(seed))
-        loss = F.cross_entropy(self.model(clip_BCTHW).float(), target_BK)
+        loss = self._loss(clip_BCTHW, target_BK)
         if not torch.isfinite(loss):
             self._stop(loss, batch["index"], clip_BCTHW, target_BK)
         self.log("train_loss_step", loss, prog_bar=True, on_step=True, batch_size=len(clip_BCTHW))
         self.log("train_loss_epoch", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(clip_BCTHW))
         return loss
+
+    def _loss(self, clip_BCTHW: Tensor, target_BK: Tensor) -> Tensor:
+        if self.matching is None:
+            return F.cross_entropy(self.model(clip_BCTHW).float(), target_BK)
+        with self.matching.watched():
+            entropy = F.cross_entropy(self.model(clip_BCTHW).float(), target_BK)
+            apart = self.matching(clip_BCTHW)
+        self.log("train_matching", apart, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(clip_BCTHW))
+        return entropy + self.optim.matching * apart
 
     def _stop(self, loss: Tensor, index_B: Tensor, clip_BCTHW: Tensor, target_BK: Tensor) -> None:
         entries = self.train_clips.entries

@@ -1,0 +1,92 @@
+"""Write frames as an mp4 or an animated GIF, one at a time: memory does not grow with the length.
+
+Shape suffixes: H height, W width, C the three colours red, green, blue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from emim.data.video.clip_source import Frames
+from emim.errors import ConfigError
+from emim.files import whole_file
+
+_GIF_FPS = 12.5
+"""Most browsers slow a GIF down that asks for much more, and its size grows with every picture."""
+
+
+def check_format(path: Path) -> None:
+    """
+    Raises:
+        ConfigError: the name says no format that `write_video` knows.
+    """
+    if path.suffix.lower() not in (".mp4", ".gif"):
+        raise ConfigError(f"{path}: name the output .mp4 or .gif")
+
+
+def write_video(path: Path, frames: Iterable[Frames], fps: float, *, crf: int = 23) -> int:
+    """Write frames, as they come, into a file that appears whole or not at all.
+
+    Args:
+        path: an .mp4 (h264; odd sides lose their last row or column, as the format wants) or a .gif (12.5 frames per
+            second at most: others are left out).
+        frames: at least one, frame_HWC in RGB, all of one size.
+        fps: frames per second.
+        crf: quality of the mp4, 0 (lossless) to 51.
+
+    Returns:
+        How many frames came.
+
+    Raises:
+        ConfigError: another format, or the file cannot be written.
+    """
+    check_format(path)
+    write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
+    counted = _Counted(frames)
+    try:
+        with whole_file(path) as temporary:
+            write(temporary, iter(counted), fps, crf)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror or error})") from error
+    return counted.number
+
+
+class _Counted:
+    """Counts what is taken from it."""
+
+    def __init__(self, frames: Iterable[Frames]) -> None:
+        self._frames = frames
+        self.number = 0
+
+    def __iter__(self) -> Iterator[Frames]:
+        for frame_HWC in self._frames:
+            self.number += 1
+            yield frame_HWC
+
+
+def _write_mp4(path: Path, frames: Iterator[Frames], fps: float, crf: int) -> None:
+    first_HWC = next(frames)
+    height, width = (side // 2 * 2 for side in first_HWC.shape[:2])
+    rate = Fraction(fps).limit_denominator(1001)
+    # The index comes first, so that a browser can play before it has all.
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame_HWC in chain((first_HWC,), frames):
+            even_HWC = np.ascontiguousarray(frame_HWC[:height, :width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even_HWC, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_gif(path: Path, frames: Iterator[Frames], fps: float, crf: int) -> None:
+    every = max(1, round(fps / _GIF_FPS))
+    pictures = (Image.fromarray(frame_HWC) for number, frame_HWC in enumerate(frames) if number % every == 0)
+    first = next(pictures)
+    first.save(path, format="GIF", save_all=True, append_images=pictures, duration=1000 * every / fps, loop=0)

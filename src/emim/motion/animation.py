@@ -1,0 +1,150 @@
+"""A video with its motion drawn on it, as an mp4 or a GIF."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from emim.data.preprocessing import Preprocessing
+from emim.data.video import VideoReader, open_video
+from emim.data.video.write import check_format, write_video
+from emim.errors import ConfigError
+from emim.motion.drawing import STYLES, Floats, Picture, Style, draw
+from emim.motion.video import DEFAULT_OPTIONS, FieldOptions, FrameMotion, video_motion, window_of
+
+_PROBES = 6
+"""Places of a video at which its largest displacement is looked for before it is drawn."""
+_USUAL = 0.99
+"""Share of the displacements that are shorter than what has full colour."""
+_LEAST_LENGTH = 0.004
+"""Of the longest side: a video at rest is not blown up until its noise has full colour."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a video's motion is drawn.
+
+    Attributes:
+        style: see `emim.motion.drawing.Style`.
+        longest_side: of the frames drawn, in pixels; smaller ones stay as they are. "both" has two of them.
+        largest: length of the displacements that have full colour, in pixels of the frames drawn; None takes one that
+            few of the video's displacements exceed.
+        caption: a line of text at the top.
+        seconds: how much of the video, from its start; None for all.
+    """
+
+    style: Style = "both"
+    longest_side: int = 640
+    largest: float | None = None
+    caption: str = ""
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.style not in STYLES:
+            raise ConfigError(f"style must be one of {', '.join(STYLES)}, got {self.style!r}")
+        if self.longest_side < 32:
+            raise ConfigError(f"longest_side must be at least 32 pixels, got {self.longest_side}")
+        for name in ("largest", "seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be above 0, got {value}")
+
+
+@dataclass(frozen=True)
+class Animation:
+    """What was written.
+
+    Attributes:
+        frames: how many.
+        fps: frames per second of the video.
+        step: frames between the two that were compared.
+        largest: length of the displacements that have full colour, in pixels of the frames drawn.
+    """
+
+    frames: int
+    fps: float
+    step: int
+    largest: float
+
+
+def animate(
+    model: nn.Module,
+    pre: Preprocessing,
+    video: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    look: Look | None = None,
+    options: FieldOptions = DEFAULT_OPTIONS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Animation:
+    """Draw the motion of a video, as a network compares it, into an mp4 or a GIF.
+
+    Memory does not grow with the length: frames are read, drawn and written one after the other.
+
+    Args:
+        model: a network with EMIM blocks.
+        pre: the preprocessing it was trained with.
+        video: a video file or folder of frames.
+        output: the file to write, .mp4 or .gif; it appears whole or not at all.
+        look: how it is drawn.
+        options: how fields are read off.
+        progress: called with frames done and to do.
+
+    Raises:
+        VideoError: the video cannot be read.
+        ConfigError: the output cannot be written.
+        UnknownNameError: the network has no EMIM block, or none of that name.
+    """
+    look, output = look or Look(), Path(output)
+    check_format(output)
+    with open_video(video) as reader:
+        total = reader.num_frames
+        if look.seconds is not None:
+            total = min(total, max(2, round(look.seconds * reader.fps)))
+        largest = look.largest or _largest(model, pre, reader, options, look, total)
+        motion = video_motion(model, pre, reader, options, longest_side=look.longest_side, stop=total)
+        pictures = _drawn(motion, look, largest, total, progress)
+        frames = write_video(output, pictures, reader.fps)
+        return Animation(frames, reader.fps, window_of(pre, reader, options, total)[1], largest)
+
+
+def _drawn(
+    motion: Iterator[FrameMotion], look: Look, largest: float, total: int, progress: Callable[[int, int], None] | None
+) -> Iterator[Picture]:
+    for number, item in enumerate(motion, start=1):
+        yield draw(
+            item.frame_HWC,
+            item.displacement_2hw,
+            item.confidence_hw,
+            largest,
+            style=look.style,
+            caption=look.caption,
+        )
+        if progress is not None:
+            progress(number, total)
+
+
+def _largest(
+    model: nn.Module,
+    pre: Preprocessing,
+    reader: VideoReader,
+    options: FieldOptions,
+    look: Look,
+    total: int,
+) -> float:
+    """A length that few displacements exceed, from frames spread over the video."""
+    length, step = window_of(pre, reader, options, total)
+    window = length * step
+    starts = np.unique(np.linspace(0, max(0, total - window), _PROBES).astype(int)).tolist()
+    lengths: list[Floats] = []
+    for start in starts:
+        stop = min(total, start + window)
+        motion = video_motion(model, pre, reader, options, longest_side=look.longest_side, first=start, stop=stop)
+        lengths.extend(np.hypot(*item.displacement_2hw).ravel() for item in motion)
+    floor = _LEAST_LENGTH * min(look.longest_side, max(reader.height, reader.width))
+    return max(floor, float(np.quantile(np.concatenate(lengths), _USUAL)))
