@@ -1,7 +1,7 @@
 """Who may ask: nobody through another site's page, and no page may be lent to another site or load from one.
 
-A server on localhost can be reached by every page that a browser shows. Such a page's requests carry its own origin, and
-when it gives its own name this machine's address (DNS rebinding), that name as the host.
+A server on localhost can be reached by every page that a browser shows. Such a page's requests carry its own origin,
+and when it gives its own name this machine's address (DNS rebinding), that name as the host.
 """
 
 from __future__ import annotations

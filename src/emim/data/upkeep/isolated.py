@@ -184,7 +184,7 @@ class _Worker:
         limits: Limits | None = None,
         method: Literal["spawn", "forkserver"] = "spawn",
     ) -> None:
-        context = multiprocessing.get_context(method)
+        context: Any = multiprocessing.get_context(method)
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, function, limits), daemon=True)
         # Interrupts are ignored, which is inherited, so that Ctrl-C gives no traceback while the process starts.

@@ -110,7 +110,9 @@ function showResult(answer) {
   motion.setAttribute("aria-label", `The motion in ${answer.file}, drawn over it`);
   if (pictures?.motion) {
     motion.src = pictures.motion;
-    motion.play().catch(() => {}); // there are controls, where a browser does not want to
+    if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
+      motion.play().catch(() => {}); // there are controls, where a browser does not want to
+    }
   } else {
     motion.removeAttribute("src");
   }
