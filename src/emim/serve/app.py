@@ -102,7 +102,7 @@ class _Service:
                 "status": "ok",
                 "model": self.recogniser.card.model,
                 "checkpoint": self.name,
-                "classes": len(self.recogniser.classes),
+                "classes": list(self.recogniser.classes),
                 "device": str(self.recogniser.device),
                 "precision": self.recogniser.precision,
                 "queue": {"active": engine.active, "limit": settings.waiting + 1},

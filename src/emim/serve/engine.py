@@ -62,6 +62,7 @@ class Engine:
         self._all_stopped = False
         self._stops: set[threading.Event] = set()
         preload(MODULES)
+        self._readers.submit(self._warm_up)
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
@@ -128,17 +129,15 @@ class Engine:
         self._readers.shutdown(cancel_futures=True)
         self._runner.shutdown(cancel_futures=True)
 
+    def _warm_up(self) -> None:
+        """Start what readers are copies of, which takes seconds, before somebody waits for it."""
+        nothing = Upload(Path("nothing"), "nothing", self.recogniser.preprocessing, self.settings.max_seconds)
+        call_isolated(take_in, nothing, self.settings.reading)
+
     def _read(self, path: Path, name: str, copy: Path | None, stopped: threading.Event) -> Intake:
         settings = self.settings
-        upload = Upload(
-            path,
-            name,
-            self.recogniser.preprocessing,
-            settings.max_seconds,
-            copy,
-            settings.overlay_seconds,
-            settings.overlay_frames,
-        )
+        pre = self.recogniser.preprocessing
+        upload = Upload(path, name, pre, settings.max_seconds, copy, settings.overlay_seconds)
         outcome = call_isolated(take_in, upload, settings.reading, stopped=stopped)
         if isinstance(outcome, Refusal):
             raise outcome

@@ -8,6 +8,7 @@ Shape suffixes: V views, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,10 @@ MODULES = (__name__,)
 """What a process that calls `take_in` has imported."""
 _READ_AT_ONCE = 8
 _COPY_CRF = 16
-_SLOWEST, _FASTEST = 1.0, 120.0
+_COPY_SIDE = 480
+_COPY_FPS = 15.0
+"""At most: motion is compared over an eighth of a second, and every frame costs a person's time."""
+_SLOWEST = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,6 @@ class Upload:
         max_seconds: the longest duration taken.
         copy: where to write the working copy; None for none.
         copy_seconds: how much of the video it holds.
-        copy_frames: how many frames at most.
-        copy_side: its longest side in pixels, at most.
     """
 
     path: Path
@@ -49,8 +51,6 @@ class Upload:
     max_seconds: float
     copy: Path | None = None
     copy_seconds: float = 10.0
-    copy_frames: int = 300
-    copy_side: int = 640
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,16 @@ def take_in(upload: Upload) -> Intake | Refusal:
 
 
 def _write_copy(reader: VideoReader, upload: Upload, path: Path) -> int:
-    fps = min(max(reader.fps, _SLOWEST), _FASTEST)
-    count = min(reader.num_frames, upload.copy_frames, max(2, round(upload.copy_seconds * fps)))
-    return write_video(path, _made_small(reader, count, upload.copy_side), fps, crf=_COPY_CRF)
+    every = max(1, math.ceil(reader.fps / _COPY_FPS - 0.1))  # 15.2 frames per second need not be halved
+    every = min(every, max(1, reader.num_frames - 1))  # a motion needs two
+    fps = max(reader.fps / every, _SLOWEST)
+    wanted = range(0, reader.num_frames, every)[: max(2, round(upload.copy_seconds * fps))]
+    return write_video(path, _made_small(reader, wanted), fps, crf=_COPY_CRF)
 
 
-def _made_small(reader: VideoReader, count: int, side: int) -> Iterator[npt.NDArray[np.uint8]]:
-    factor = min(1.0, side / max(reader.height, reader.width))
+def _made_small(reader: VideoReader, wanted: range) -> Iterator[npt.NDArray[np.uint8]]:
+    factor = min(1.0, _COPY_SIDE / max(reader.height, reader.width))
     height, width = (max(2, round(length * factor)) for length in (reader.height, reader.width))
-    for start in range(0, count, _READ_AT_ONCE):
-        frames_TCHW = to_tensor(reader.read(range(start, min(count, start + _READ_AT_ONCE))))
+    for start in range(0, len(wanted), _READ_AT_ONCE):
+        frames_TCHW = to_tensor(reader.read(wanted[start : start + _READ_AT_ONCE]))
         yield from resize(frames_TCHW, height, width).permute(0, 2, 3, 1).contiguous().numpy()

@@ -13,7 +13,11 @@ from emim.errors import EmimError
 from emim.evaluation.recogniser import Recogniser
 from emim.motion.animation import Look, animate
 from emim.motion.explanation import explain_views
+from emim.motion.video import FieldOptions
 from emim.serve.intake import Intake
+
+_SHORT_SIDE = 128
+"""Of the frames that the motion is read off, in pixels: half the time of the finer fields of `emim visualize`."""
 
 
 class StoppedError(EmimError):
@@ -81,7 +85,17 @@ def draw_pictures(
         problems.append(f"No explanation: {error}.")
     go_on(0, intake.copied)
     try:
-        animate(recogniser.model, recogniser.preprocessing, copy, motion, look=Look(style="both"), progress=go_on)
+        side = max(_SHORT_SIDE, recogniser.preprocessing.size)
+        options = FieldOptions(short_side=side)
+        animate(
+            recogniser.model,
+            recogniser.preprocessing,
+            copy,
+            motion,
+            look=Look(style="both"),
+            options=options,
+            progress=go_on,
+        )
     except StoppedError:
         raise
     except EmimError as error:

@@ -22,7 +22,6 @@ class Settings:
         readers: videos decoded at a time.
         waiting: requests that wait besides the one that the network is at.
         overlay_seconds: how much of a video is drawn with its motion, from its start.
-        overlay_frames: how many frames of it at most.
         keep_seconds: how long pictures can be fetched.
         keep_results: of how many results.
     """
@@ -35,7 +34,6 @@ class Settings:
     readers: int = 2
     waiting: int = 32
     overlay_seconds: float = 10.0
-    overlay_frames: int = 300
     keep_seconds: float = 300.0
     keep_results: int = 32
 

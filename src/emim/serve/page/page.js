@@ -5,18 +5,19 @@ const part = (id) => document.getElementById(id);
 let limits = { max_mb: Infinity, max_seconds: Infinity };
 let sending = null;
 let camera = null;
+let waiting = 0;
 
 async function describeServer() {
   const answer = await fetch("/health");
   const health = await answer.json();
   limits = health.limits;
-  part("model").textContent =
-    `A network (${health.checkpoint}, ${health.model}, ${health.device}) names one of ${health.classes} actions in a ` +
-    "short video, and shows the motion that it compares.";
+  part("model").textContent = `${health.classes.length} actions, by ${health.model} (${health.checkpoint}) on ${health.device}:`;
+  part("classes").textContent = `${health.classes.join(", ")}.`;
   part("limits").textContent = `At most ${limits.max_mb} MB and ${limits.max_seconds} seconds.`;
 }
 
 function show(id) {
+  clearInterval(waiting);
   for (const other of ["working", "error", "result"]) {
     part(other).hidden = other !== id;
   }
@@ -28,12 +29,22 @@ function fail(text) {
 }
 
 function stage(text, share) {
+  clearInterval(waiting);
   part("stage").textContent = text;
+  part("elapsed").textContent = "";
   if (share === undefined) {
     part("progress").removeAttribute("value");
   } else {
     part("progress").value = share;
   }
+}
+
+function lookAt(name) {
+  stage(`Looking at ${name}`);
+  const begun = performance.now();
+  waiting = setInterval(() => {
+    part("elapsed").textContent = `${Math.round((performance.now() - begun) / 1000)} s`;
+  }, 1000);
 }
 
 function send(file, name) {
@@ -53,7 +64,7 @@ function send(file, name) {
   request.open("POST", "/api/predict");
   request.responseType = "json";
   request.upload.onprogress = (event) => stage(`Sending ${name}`, event.loaded / event.total);
-  request.upload.onload = () => stage(`Looking at ${name}`);
+  request.upload.onload = () => lookAt(name);
   request.onload = () => {
     sending = null;
     if (request.status === 200 && request.response) {
@@ -78,7 +89,7 @@ function send(file, name) {
 }
 
 function percent(score) {
-  return `${(100 * score).toFixed(1)} %`;
+  return `${(100 * score).toFixed(1)}%`;
 }
 
 function scoreLine({ label, score }) {
