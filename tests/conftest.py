@@ -26,6 +26,7 @@ if not torch.cuda.is_available():
 
 import miniature
 from chromium import Chromium, ChromiumMissingError, find_chromium
+from serving import Served, read_address
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
@@ -49,13 +50,18 @@ class TellAtOnce:
     """Seconds."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+        self.config = config
+
+    def _tell(self, line: str) -> None:
+        terminal: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None:
+            terminal.write_line(f"\n{line}")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            self.terminal.write_line(f"\nfailed in {report.when}: {report.nodeid}\n{report.longreprtext[-600:]}")
+            self._tell(f"failed in {report.when}: {report.nodeid}\n{report.longreprtext[-600:]}")
         elif report.duration > self.SLOW:
-            self.terminal.write_line(f"\n{report.duration:.0f} s of {report.when}: {report.nodeid}")
+            self._tell(f"{report.duration:.0f} s of {report.when}: {report.nodeid}")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -168,6 +174,18 @@ def chromium() -> Iterator[Chromium]:
         pytest.skip(str(error))
     with Chromium(program) as browser:
         yield browser
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """`emim serve` with the bundled model on the CPU, which takes 2 MB and 5 seconds of video."""
+    folder = tmp_path_factory.mktemp("served")
+    words = ("serve", "--port", 0, "--device", "cpu", "--max-mb", 2, "--max-seconds", 5, "--read-mb", 512)
+    with start_emim(*words, environment={"TMPDIR": str(folder)}) as process:
+        try:
+            yield read_address(process, folder)
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -17,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Message
 
 from emim.errors import EmimError
 from emim.evaluation.recogniser import Recogniser
@@ -59,6 +61,31 @@ def create_app(
         exception_handlers={Refusal: _refused, HTTPException: _http_error, Exception: _unexpected},
         lifespan=service.lifespan,
     )
+
+
+class _Body:
+    """The body of a request, and whether all of it has come."""
+
+    def __init__(self, request: Request) -> None:
+        self._receive = request.receive
+        self._stream = Request(request.scope, self._noting).stream()
+        self._ended = False
+
+    async def _noting(self) -> Message:
+        message = await self._receive()
+        self._ended = message["type"] == "http.disconnect" or not message.get("more_body")
+        return message
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """What comes; raises `ClientDisconnect` when the client goes."""
+        return self._stream
+
+    async def drain(self) -> None:
+        """Read on for a moment and throw it away: a client that is still sending would see a closed connection only."""
+        left = _DRAIN_BYTES
+        with anyio.move_on_after(_DRAIN_SECONDS):
+            while left > 0 and not self._ended:
+                left -= len((await self._noting()).get("body", b""))
 
 
 class _Service:
@@ -115,22 +142,23 @@ class _Service:
 
     async def predict(self, request: Request) -> Response:
         """The best classes of the video in a form."""
+        body = _Body(request)
         try:
             with self.engine.place(), tempfile.TemporaryDirectory(dir=self.uploads) as folder:
-                return await self._predict(request, Path(folder))
+                return await self._predict(request, body, Path(folder))
         except ClientDisconnect:
             return Response(status_code=_NOBODY)
         except Refusal:
-            await _drain(request)  # or the answer is lost, where a client sends on and sees only a closed connection
+            await body.drain()
             raise
 
-    async def _predict(self, request: Request, folder: Path) -> Response:
+    async def _predict(self, request: Request, body: _Body, folder: Path) -> Response:
         started = time.monotonic()
         settings = self.settings
         boundary = check_headers(request.headers, settings.max_bytes)
         path = folder / "upload"
         form = await receive_form(
-            request.stream(), boundary, path, max_bytes=settings.max_bytes, seconds=settings.upload_seconds
+            body.chunks(), boundary, path, max_bytes=settings.max_bytes, seconds=settings.upload_seconds
         )
         topk = _topk(form.values)
         drawn = folder / "pictures" if _wants_pictures(form.values) else None
@@ -218,19 +246,6 @@ async def _while_connected(request: Request, work: Any) -> Answer:
 async def _until_gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-async def _drain(request: Request) -> None:
-    """Read on for a moment and throw it away."""
-    left = _DRAIN_BYTES
-    with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _DRAIN_SECONDS
-        while left > 0:
-            message = await asyncio.wait_for(request.receive(), deadline - loop.time())
-            if message["type"] == "http.disconnect" or not message.get("more_body"):
-                return
-            left -= len(message.get("body", b""))
 
 
 async def _page(request: Request) -> Response:

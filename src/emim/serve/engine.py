@@ -169,13 +169,14 @@ def _refusal_of(loss: WorkerLoss, name: str, settings: Settings) -> Refusal:
 
 async def _in_thread(threads: ThreadPoolExecutor, stopped: threading.Event, call: Callable[[], T]) -> T:
     """The call's result. When this is cancelled, the call is told to stop, and awaited all the same."""
-    future = asyncio.get_running_loop().run_in_executor(threads, call)
+    submitted = threads.submit(call)
+    future = asyncio.wrap_future(submitted)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
         stopped.set()
-        future.cancel()
-        await asyncio.wait([future])
+        if not submitted.cancel():  # it runs; cancelling `future` would not end it, but end the wait for it
+            await asyncio.wait([future])
         raise
 
 

@@ -111,7 +111,7 @@ def _write_copy(reader: VideoReader, upload: Upload, path: Path) -> int:
     every = min(every, max(1, reader.num_frames - 1))  # a motion needs two
     fps = max(reader.fps / every, _SLOWEST)
     wanted = range(0, reader.num_frames, every)[: max(2, round(upload.copy_seconds * fps))]
-    return write_video(path, _made_small(reader, wanted), fps, crf=_COPY_CRF)
+    return write_video(path, _made_small(reader, wanted), fps, crf=_COPY_CRF, threads=1)
 
 
 def _made_small(reader: VideoReader, wanted: range) -> Iterator[npt.NDArray[np.uint8]]:
