@@ -51,7 +51,8 @@ def test_a_video_gets_bars_motion_and_an_explanation(page: Page, served: Served,
     assert page.evaluate("document.querySelector('#explanation').decode().then(() => true)")
     assert page.evaluate("document.querySelector('#explanation').alt").startswith(expected[0]["label"])
     assert page.problems == []
-    assert all(address.startswith(served.address) for address in page.requested)  # nothing from elsewhere
+    elsewhere = [address for address in page.requested if not address.startswith((served.address, "data:"))]
+    assert elsewhere == []  # `data:` are the browser's own buttons
 
     assert colour_at_edge(page.screenshot(tmp_path / "light.png")) > 230
     page.emulate(dark=True)
@@ -65,21 +66,18 @@ def test_a_video_gets_bars_motion_and_an_explanation(page: Page, served: Served,
 
 def test_errors_are_said_and_the_next_video_works(page: Page, clip: Path, tmp_path: Path) -> None:
     page.resize(360)
-    broken = (
-        tmp_path / "a name that is long and has <b>marks</b> in it, and no place to break: xxxxxxxxxxxxxxxxxxxxxxxx.mp4"
-    )
+    name = f"long <b>marks {'x' * 80}.mp4"
+    broken = tmp_path / name
     broken.write_bytes(clip.read_bytes()[:700])
     page.upload("#file", broken)
     page.wait_for("#error")
-    assert page.text("#error").startswith("a name that is long and has <b>marks</b>") is False  # folders end at a slash
-    assert "cannot be read" in page.text("#error") or "ends" in page.text("#error")
+    assert page.text("#error").startswith(f"{name}: ends ")
     assert page.overflow() == 0
 
     large = tmp_path / "large.mp4"
     large.write_bytes(bytes(3 << 20))
     page.upload("#file", large)
     page.wait_until("document.querySelector('#error').innerText.includes('larger than the 2 MB')")
-    assert not page.fetched("data:")
 
     page.upload("#file", clip)
     page.wait_for("#result", RESULT_SECONDS)
@@ -112,13 +110,11 @@ def test_a_recording_of_the_camera_is_predicted(page: Page) -> None:
 
 def test_it_can_be_used_with_the_keyboard(page: Page) -> None:
     reached: list[str] = []
-    for _ in range(4):
+    for _ in range(3):
         page.press("Tab", 9)
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
-    assert reached[:3] == ["SUMMARY", "file", "camera"]
-    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle") if reached[3] else ""
-    assert outline is not None
-    page.evaluate("document.querySelector('#camera').focus()")
+    assert reached == ["SUMMARY", "file", "camera"]
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.press("Enter", 13, "\r")
     page.wait_for("#record")
     assert page.evaluate("document.activeElement.id") == "record"
