@@ -3,10 +3,10 @@
     python benchmarks/serve_load.py <video> --requests 50 --at-once 8 [--pictures]
 
 Starts the real command on a free port and sends the video again and again to the JSON endpoint. Before the counted
-requests come some to warm up, because the first ones fill caches. Memory is resident memory, of the server process after the
-warm-up and at the end, and of all its processes at the highest; pages that several share are divided among them. The
-exit status is 1 where a request got no answer or another one than the first, or where the server has grown by more than
-`--allowed`. Needs Linux (/proc).
+requests come some to warm up, because the first ones fill caches. Memory is resident memory, of the server process
+after the warm-up and at the end, and of all its processes at the highest; pages that several share are divided among
+them. The exit status is 1 where a request got no answer or another one than the first, or where the server has grown by
+more than `--allowed`. Needs Linux (/proc).
 """
 
 from __future__ import annotations
