@@ -47,7 +47,8 @@ def test_a_video_gets_bars_motion_and_an_explanation(page: Page, served: Served,
     )
     assert widths == pytest.approx([100 * item["score"] for item in expected], abs=0.1)
     assert page.text("#result-title").startswith(f"{clip.name}: {expected[0]['label']}, ")
-    page.wait_until(PLAYS)
+    page.wait_until(PLAYS, RESULT_SECONDS)  # pictures come after the classes
+    assert not page.is_visible("#working")
     assert page.evaluate("document.querySelector('#explanation').decode().then(() => true)")
     assert page.evaluate("document.querySelector('#explanation').alt").startswith(expected[0]["label"])
     assert page.problems == []
@@ -104,8 +105,20 @@ def test_a_recording_of_the_camera_is_predicted(page: Page) -> None:
     page.wait_for("#result", RESULT_SECONDS)
     assert page.text("#result-title").startswith("camera.webm: ")
     assert not page.is_visible("#recording")
-    page.wait_until(PLAYS)
+    page.wait_until(PLAYS, RESULT_SECONDS)
     assert page.problems == []
+
+
+def test_cancelling_keeps_what_there_is_and_frees_the_server(page: Page, served: Served, real_clips: Path) -> None:
+    page.upload("#file", real_clips / "intel" / "walk.mkv")
+    page.wait_for("#result", RESULT_SECONDS)
+    page.wait_until("document.querySelector('#stage').innerText.startsWith('Drawing')")
+    page.click("#cancel")
+    assert page.is_visible("#scores")
+    assert not page.is_visible("#working")
+    assert not page.is_visible("#motion")
+    assert served.wait_until_idle()["queue"]["active"] == 0
+    assert served.left_over() == []
 
 
 def test_it_can_be_used_with_the_keyboard(page: Page) -> None:

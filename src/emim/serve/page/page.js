@@ -16,10 +16,10 @@ async function describeServer() {
   part("limits").textContent = `At most ${limits.max_mb} MB and ${limits.max_seconds} seconds.`;
 }
 
-function show(id) {
+function show(...ids) {
   clearInterval(waiting);
-  for (const other of ["working", "error", "result"]) {
-    part(other).hidden = other !== id;
+  for (const id of ["working", "error", "result"]) {
+    part(id).hidden = !ids.includes(id);
   }
 }
 
@@ -39,53 +39,67 @@ function stage(text, share) {
   }
 }
 
-function lookAt(name) {
-  stage(`Looking at ${name}`);
+function countSeconds(text) {
+  stage(text);
   const begun = performance.now();
   waiting = setInterval(() => {
     part("elapsed").textContent = `${Math.round((performance.now() - begun) / 1000)} s`;
   }, 1000);
 }
 
-function send(file, name) {
-  if (sending) {
-    sending.abort();
-  }
-  if (file.size > limits.max_mb * 1048576) {
-    fail(`${name}: the file is larger than the ${limits.max_mb} MB that are allowed; cut it or make it smaller.`);
-    return;
-  }
+// Send the video and call `done` with the answer, or `failed` with a sentence. A newer request, or Cancel, ends it.
+function post(file, name, pictures, working, done, failed) {
   const form = new FormData();
   form.append("topk", "5");
-  form.append("pictures", "1");
+  form.append("pictures", pictures ? "1" : "0");
   form.append("file", file, name);
   const request = new XMLHttpRequest(); // fetch tells nothing of an upload's progress
   sending = request;
   request.open("POST", "/api/predict");
   request.responseType = "json";
   request.upload.onprogress = (event) => stage(`Sending ${name}`, event.loaded / event.total);
-  request.upload.onload = () => lookAt(name);
+  request.upload.onload = () => countSeconds(working);
   request.onload = () => {
     sending = null;
     if (request.status === 200 && request.response) {
-      showResult(request.response);
+      done(request.response);
     } else {
-      fail(request.response?.error ?? `The server answered with status ${request.status}.`);
+      failed(request.response?.error ?? `The server answered with status ${request.status}.`);
     }
   };
   request.onerror = () => {
     sending = null;
-    fail("The server cannot be reached, or has closed the connection. Is it still running?");
+    failed("The server cannot be reached, or has closed the connection. Is it still running?");
   };
-  request.onabort = () => {
-    if (sending === request) {
-      sending = null;
-      show(null);
-    }
-  };
-  show("working");
   stage(`Sending ${name}`, 0);
   request.send(form);
+}
+
+function stop() {
+  sending?.abort();
+  sending = null;
+}
+
+function send(file, name) {
+  stop();
+  if (file.size > limits.max_mb * 1048576) {
+    fail(`${name}: the file is larger than the ${limits.max_mb} MB that are allowed; cut it or make it smaller.`);
+    return;
+  }
+  show("working");
+  // The classes are there at once, pictures take a while: two requests.
+  post(file, name, false, `Looking at ${name}`, (answer) => {
+    showResult(answer);
+    show("working", "result");
+    part("result").focus({ preventScroll: true });
+    post(file, name, true, `Drawing the motion in ${name}`, (full) => {
+      showPictures(full);
+      show("result");
+    }, (text) => {
+      showProblem(`No pictures: ${text}`);
+      show("result");
+    });
+  }, fail);
 }
 
 function percent(score) {
@@ -111,34 +125,42 @@ function showResult(answer) {
   const best = answer.predictions[0];
   part("result-title").textContent = `${answer.file}: ${best.label}, ${percent(best.score)}`;
   part("scores").replaceChildren(...answer.predictions.map(scoreLine));
-  const { video, seconds, pictures } = answer;
+  const { video, seconds } = answer;
   part("facts").textContent =
     `${video.frames} frames of ${video.width} × ${video.height} pixels, ${video.seconds.toFixed(1)} s. ` +
-    `Read in ${seconds.read.toFixed(1)} s, predicted in ${seconds.predict.toFixed(1)} s, ` +
-    `drawn in ${(seconds.pictures ?? 0).toFixed(1)} s.`;
+    `Read in ${seconds.read.toFixed(1)} s, predicted in ${seconds.predict.toFixed(1)} s.`;
+  for (const id of ["motion-figure", "explanation-figure"]) {
+    part(id).hidden = true;
+  }
+  part("motion").removeAttribute("src");
+  part("explanation").removeAttribute("src");
+  showProblem("");
+}
+
+function showPictures({ file, pictures, seconds }) {
+  part("facts").textContent += ` Drawn in ${seconds.pictures.toFixed(1)} s.`;
   const motion = part("motion");
-  part("motion-figure").hidden = !pictures?.motion;
-  motion.setAttribute("aria-label", `The motion in ${answer.file}, drawn over it`);
-  if (pictures?.motion) {
+  part("motion-figure").hidden = !pictures.motion;
+  motion.setAttribute("aria-label", `The motion in ${file}, drawn over it`);
+  if (pictures.motion) {
     motion.src = pictures.motion;
     if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
       motion.play().catch(() => {}); // there are controls, where a browser does not want to
     }
-  } else {
-    motion.removeAttribute("src");
   }
-  part("explanation-figure").hidden = !pictures?.explanation;
-  part("description").textContent = pictures?.description ?? "";
-  if (pictures?.explanation) {
+  part("explanation-figure").hidden = !pictures.explanation;
+  part("description").textContent = pictures.description;
+  if (pictures.explanation) {
     part("explanation").src = pictures.explanation;
     part("explanation").alt = pictures.description;
-    part("kept").textContent = `after ${Math.round(pictures.kept_seconds / 60)} minutes`;
   }
-  part("problem").hidden = !pictures?.problem;
-  part("problem").textContent = pictures?.problem ?? "";
-  show("result");
-  part("result").focus({ preventScroll: true });
-  part("result").scrollIntoView({ block: "start", behavior: "smooth" });
+  part("kept").textContent = `after ${Math.round(pictures.kept_seconds / 60)} minutes`;
+  showProblem(pictures.problem);
+}
+
+function showProblem(text) {
+  part("problem").hidden = !text;
+  part("problem").textContent = text;
 }
 
 function takeFiles(files) {
@@ -233,5 +255,8 @@ part("file").addEventListener("change", (event) => {
 part("camera").addEventListener("click", openCamera);
 part("close-camera").addEventListener("click", closeCamera);
 part("record").addEventListener("click", record);
-part("cancel").addEventListener("click", () => sending?.abort());
+part("cancel").addEventListener("click", () => {
+  stop();
+  show(...(part("result").hidden ? [] : ["result"]));
+});
 describeServer().catch(() => fail("The server cannot be reached."));
