@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -251,9 +252,14 @@ def test_it_stops_without_a_trace(emim_process: Callable[..., object], tmp_path:
     process = emim_process("serve", "--port", 0, "--host", "0.0.0.0", environment={"TMPDIR": str(tmp_path)})
     served = read_address(process, tmp_path)  # type: ignore[arg-type]
     served = Served(served.process, served.address.replace("0.0.0.0", "127.0.0.1"), tmp_path)
-    assert served.predict(clip, pictures=1).status == 200
     assert list(tmp_path.glob("emim-serve-*"))
-    served.process.send_signal(sent)
+    with ThreadPoolExecutor(3) as threads:  # one is drawn, the others wait
+        replies = [threads.submit(served.predict, clip, pictures=1) for _ in range(3)]
+        while served.get("/health").json["queue"]["active"] < 3 and not replies[0].done():
+            time.sleep(0.01)
+        served.process.send_signal(sent)
+    for reply in replies:
+        assert reply.result().status == 200 or reply.result().error == "The server is stopping."
     out, err = served.process.communicate(timeout=30)
     assert served.process.returncode == (0 if sent == signal.SIGINT else -sent)
     assert "0.0.0.0 can be reached from other machines" in err

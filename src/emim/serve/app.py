@@ -41,6 +41,8 @@ def create_app(
 ) -> Starlette:
     """The application; serve it with any ASGI server, as one process.
 
+    `app.state.begin_to_stop()` makes it refuse what waits, so that the server can end soon.
+
     Args:
         recogniser: the trained network.
         settings: what is allowed.
@@ -55,12 +57,14 @@ def create_app(
         Route("/results/{result}/{picture}", service.picture),
         Mount("/static", StaticFiles(directory=PAGE)),
     ]
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=[Middleware(Guard, host=host)],
         exception_handlers={Refusal: _refused, HTTPException: _http_error, Exception: _unexpected},
         lifespan=service.lifespan,
     )
+    app.state.begin_to_stop = service.begin_to_stop
+    return app
 
 
 class _Body:
@@ -116,6 +120,9 @@ class _Service:
                 sweeper.cancel()
                 await asyncio.to_thread(self.engine.stop)
 
+    def begin_to_stop(self) -> None:
+        self.engine.begin_to_stop()
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
@@ -148,6 +155,8 @@ class _Service:
                 return await self._predict(request, body, Path(folder))
         except ClientDisconnect:
             return Response(status_code=_NOBODY)
+        except asyncio.CancelledError:  # by the server, which has waited long enough for it to end
+            return JSONResponse({"error": "The server is stopping."}, 503)
         except Refusal:
             await body.drain()
             raise

@@ -59,7 +59,7 @@ class Engine:
         self._network = asyncio.Lock()
         self._readers = ThreadPoolExecutor(settings.readers, "reader")
         self._runner = ThreadPoolExecutor(1, "network")
-        self._all_stopped = False
+        self._stopping = False
         self._stops: set[threading.Event] = set()
         preload(MODULES)
         self._readers.submit(self._warm_up)
@@ -71,6 +71,7 @@ class Engine:
         Raises:
             Refusal: there is none left.
         """
+        self._check_running()
         if self.active > self.settings.waiting:
             self.refused += 1
             raise Refusal(503, f"{self.active} videos are waiting already; try again in a minute.")
@@ -102,9 +103,11 @@ class Engine:
             seconds: dict[str, float] = {}
             copy = None if pictures is None else path.with_name("copy.mp4")
             async with self._reading:
+                self._check_running()
                 with _timed(seconds, "read"):
                     intake = await _in_thread(self._readers, stopped, lambda: self._read(path, name, copy, stopped))
             async with self._network:
+                self._check_running()
                 with _timed(seconds, "predict"):
                     predictions = await _in_thread(self._runner, stopped, lambda: self._predict(intake, name, topk))
                 drawn = None
@@ -118,16 +121,25 @@ class Engine:
                         )
             return Answer(predictions, intake, drawn, seconds)
         except StoppedError:
-            raise Refusal(503, "The server is stopping.") from None
+            raise _stopping() from None
         finally:
             self._stops.discard(stopped)
 
-    def stop(self) -> None:
-        """Stop whatever is under way, and wait until it has."""
+    def begin_to_stop(self) -> None:
+        """Refuse what comes and what waits, and tell what is under way to stop."""
+        self._stopping = True
         for stopped in list(self._stops):
             stopped.set()
+
+    def stop(self) -> None:
+        """The same, and wait until everything has stopped."""
+        self.begin_to_stop()
         self._readers.shutdown(cancel_futures=True)
         self._runner.shutdown(cancel_futures=True)
+
+    def _check_running(self) -> None:
+        if self._stopping:
+            raise _stopping()
 
     def _warm_up(self) -> None:
         """Start what readers are copies of, which takes seconds, before somebody waits for it."""
@@ -152,6 +164,10 @@ class Engine:
         return self.recogniser.best(score_K, topk)
 
 
+def _stopping() -> Refusal:
+    return Refusal(503, "The server is stopping.")
+
+
 def _refusal_of(loss: WorkerLoss, name: str, settings: Settings) -> Refusal:
     if loss.kind == "time":
         return Refusal(
@@ -163,7 +179,7 @@ def _refusal_of(loss: WorkerLoss, name: str, settings: Settings) -> Refusal:
             422, f"{name}: decoding needs more memory than {settings.read_mb} MB; send a video of smaller frames."
         )
     if loss.kind == "stopped":
-        return Refusal(503, "The server is stopping.")
+        return _stopping()
     return Refusal(422, f"{name}: the decoder crashed on it ({loss.reason}), so it is damaged; export it again.")
 
 
@@ -177,6 +193,7 @@ async def _in_thread(threads: ThreadPoolExecutor, stopped: threading.Event, call
         stopped.set()
         if not submitted.cancel():  # it runs; cancelling `future` would not end it, but end the wait for it
             await asyncio.wait([future])
+            future.exception()  # nobody wants it any more, and asyncio complains of those that nobody has looked at
         raise
 
 

@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 
 from emim.errors import ConfigError
 
-_SECONDS_TO_FINISH = 5
+_SECONDS_TO_FINISH = 15
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -41,8 +41,8 @@ def address(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(app: Starlette, bound: socket.socket, started: Callable[[], None]) -> None:
-    """Serve until interrupted; `started` is called once requests are taken."""
+def run(app: Starlette, bound: socket.socket, *, started: Callable[[], None], stopping: Callable[[], None]) -> None:
+    """Serve until interrupted; `started` is called once requests are taken, `stopping` once they are no more."""
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -51,17 +51,21 @@ def run(app: Starlette, bound: socket.socket, started: Callable[[], None]) -> No
         server_header=False,
         timeout_graceful_shutdown=_SECONDS_TO_FINISH,
     )
-    _Server(config, started).run(sockets=[bound])
+    _Server(config, started, stopping).run(sockets=[bound])
 
 
 class _Server(uvicorn.Server):
-    """Tells when it takes requests."""
+    """Tells when it starts and stops to take requests."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None], stopping: Callable[[], None]) -> None:
         super().__init__(config)
-        self._when_started = started
+        self._when_started, self._when_stopping = started, stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._when_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._when_stopping()
+        await super().shutdown(sockets)
