@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from video_fixtures import encode
 
 from emim import Recogniser
 from emim.serve.engine import Engine
@@ -133,3 +134,19 @@ def test_no_more_than_so_many_wait() -> None:
             engine.stop()
 
     asyncio.run(fill())
+
+
+def test_decoding_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    # A transport stream is decoded in full before anything is known of it.
+    video = encode(tmp_path / "long.ts", "libx264", count=100, size=(480, 640), options={"preset": "ultrafast"})
+
+    async def answer() -> None:
+        engine = Engine(Recogniser.load(device="cpu"), Settings(read_seconds=0.05))
+        try:
+            with pytest.raises(Refusal, match=r"long\.ts: decoding took longer than 0\.05 seconds") as caught:
+                await engine.answer(video, "long.ts", topk=1)
+            assert caught.value.status == 504
+        finally:
+            engine.stop()
+
+    asyncio.run(answer())
