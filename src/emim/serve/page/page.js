@@ -171,6 +171,7 @@ function takeFiles(files) {
     fail("Send one video at a time.");
     return;
   }
+  closeCamera();
   send(files[0], files[0].name);
 }
 
