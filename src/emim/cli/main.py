@@ -8,11 +8,25 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from emim.cli import bench, demo, diagnose, doctor, generate, models, predict, prepare, stream, test, train, visualize
+from emim.cli import (
+    bench,
+    demo,
+    diagnose,
+    doctor,
+    generate,
+    models,
+    predict,
+    prepare,
+    serve,
+    stream,
+    test,
+    train,
+    visualize,
+)
 from emim.cli.console import process_rank, report
 from emim.errors import EmimError, PreemptedError
 
-_COMMANDS = (demo, train, test, diagnose, predict, visualize, stream, models, generate, prepare, doctor, bench)
+_COMMANDS = (demo, train, test, diagnose, predict, visualize, stream, serve, models, generate, prepare, doctor, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

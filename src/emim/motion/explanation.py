@@ -126,11 +126,23 @@ def explain(recogniser: Recogniser, video: str | os.PathLike[str], label: str | 
         VideoError: the video cannot be read.
         ConfigError: there is no such class.
     """
-    model, pre, classes = recogniser.model, recogniser.preprocessing, recogniser.classes
-    if label is not None and label not in classes:
-        raise ConfigError(f"no class {label!r}; {nearest(label, classes)}")
+    _check_label(recogniser, label)  # before anything is read
     with open_video(video) as reader:
-        views_VCTHW = test_views(reader, pre).to(recogniser.device)
+        views_VCTHW = test_views(reader, recogniser.preprocessing)
+    return explain_views(recogniser, video, views_VCTHW, label)
+
+
+def explain_views(
+    recogniser: Recogniser, video: str | os.PathLike[str], views_VCTHW: Tensor, label: str | None = None
+) -> Explanation:
+    """The same of a video that has been read: its views as of `emim.data.preprocessing.test_views`.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
+    _check_label(recogniser, label)
+    model, pre, classes = recogniser.model, recogniser.preprocessing, recogniser.classes
+    views_VCTHW = views_VCTHW.to(recogniser.device)
     with torch.inference_mode():
         score_VK = view_logits(model, [views_VCTHW], recogniser.device)[0].softmax(-1)
     score_K = score_VK.mean(0)
@@ -153,6 +165,11 @@ def explain(recogniser: Recogniser, video: str | os.PathLike[str], label: str | 
         displacement_T2hw=None if field is None else field.displacement_BT2HW[0].cpu().numpy(),
         confidence_Thw=None if field is None else field.confidence_BTHW[0].cpu().numpy(),
     )
+
+
+def _check_label(recogniser: Recogniser, label: str | None) -> None:
+    if label is not None and label not in recogniser.classes:
+        raise ConfigError(f"no class {label!r}; {nearest(label, recogniser.classes)}")
 
 
 def _pixels(view_CTHW: Tensor, pre: Preprocessing) -> Picture:
