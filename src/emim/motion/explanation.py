@@ -21,8 +21,9 @@ from emim.errors import ConfigError
 from emim.evaluation.recogniser import Recogniser
 from emim.evaluation.views import view_logits
 from emim.files import whole_file
+from emim.motion.change import picture_change
 from emim.motion.drawing import Floats, Picture
-from emim.motion.field import motion_field
+from emim.motion.field import MotionField, motion_field
 from emim.motion.relevance import class_relevance
 from emim.motion.sheet import draw_sheet
 from emim.naming import nearest
@@ -45,8 +46,8 @@ class Explanation:
         frames_THWC: the view's pixels, as the network saw them.
         relevance_Thw: how much each frame and place speaks for the class (above 0) or against it; see
             `emim.motion.relevance`.
-        displacement_T2hw: where places go until the next frame, in pixels of the view, less the field of the
-            middle frame standing still; None without EMIM blocks.
+        displacement_T2hw: where places go until the next frame, in pixels of the view, as `emim.motion.video`
+            shows them; None without EMIM blocks.
         confidence_Thw: of the displacements.
     """
 
@@ -150,9 +151,11 @@ def explain_views(
     order = [int(other) for other in score_K.argsort(descending=True) if int(other) != index]
     view = int(score_VK[:, index].argmax())
     clip_1CTHW = views_VCTHW[view : view + 1]
-    field = None
+    frames_THWC = _pixels(clip_1CTHW[0], pre)
+    displacement_T2hw = confidence_Thw = None
     if blocks := list(emim_blocks(model)):
         field = motion_field(model, clip_1CTHW, blocks=blocks[:1], less_still=True)[blocks[0]]
+        displacement_T2hw, confidence_Thw = _drawn(field, frames_THWC)
     return Explanation(
         video=Path(video),
         label=classes[index],
@@ -160,11 +163,20 @@ def explain_views(
         runners_up=tuple((classes[other], float(score_K[other])) for other in order[:2]),
         view=view,
         num_views=len(views_VCTHW),
-        frames_THWC=_pixels(clip_1CTHW[0], pre),
+        frames_THWC=frames_THWC,
         relevance_Thw=class_relevance(model, clip_1CTHW, index)[0].cpu().numpy(),
-        displacement_T2hw=None if field is None else field.displacement_BT2HW[0].cpu().numpy(),
-        confidence_Thw=None if field is None else field.confidence_BTHW[0].cpu().numpy(),
+        displacement_T2hw=displacement_T2hw,
+        confidence_Thw=confidence_Thw,
     )
+
+
+def _drawn(field: MotionField, frames_THWC: Picture) -> tuple[Floats, Floats]:
+    """displacement_T2hw and confidence_Thw; nothing moves where the picture does not change."""
+    steps, *grid = field.confidence_BTHW.shape[1:]
+    every = len(frames_THWC) // steps
+    pixels_1TCHW = torch.from_numpy(frames_THWC[: every * steps : every]).permute(0, 3, 1, 2)[None]
+    change_T1hw = picture_change(pixels_1TCHW, (grid[0], grid[1]))[0, :, None].numpy()
+    return field.displacement_BT2HW[0].cpu().numpy() * change_T1hw, field.confidence_BTHW[0].cpu().numpy()
 
 
 def _check_label(recogniser: Recogniser, label: str | None) -> None:

@@ -107,16 +107,13 @@ def video_motion(
         ConfigError: the block has no such head.
         VideoError: a frame cannot be read.
     """
-    block = options.block or next(iter(choose_blocks(model)))
-    [module] = choose_blocks(model, [block]).values()
-    if options.head is not None and options.head >= module.num_heads:
-        raise ConfigError(f"{block} has the heads 0 to {module.num_heads - 1}, so none of number {options.head}")
+    block = _choose_block(model, options)
     last = reader.num_frames if stop is None else min(stop, reader.num_frames)
     total = last - first
     if total < 1:
         return
     length, step = window_of(pre, reader, options, total)
-    seen = scaled_size(reader.height, reader.width, short=options.short_side or max(_LEAST_SIDE, pre.size))
+    seen = _seen_size(pre, reader, options)
     shown = scaled_size(reader.height, reader.width, long=min(longest_side, max(reader.height, reader.width)))
     to_shown_21 = torch.tensor([shown[1] / seen[1], shown[0] / seen[0]]).view(2, 1, 1)
     device = next(model.parameters()).device
@@ -161,6 +158,39 @@ def _field(
     every = pixels_PTCHW.shape[1] // steps
     change_PThw = picture_change(pixels_PTCHW[:, : every * steps : every], (grid[0], grid[1]))
     return replace(field, displacement_BT2HW=field.displacement_BT2HW * change_PThw[:, :, None])
+
+
+def sampled_lengths(
+    model: nn.Module, pre: Preprocessing, reader: VideoReader, options: FieldOptions, *, total: int, windows: int
+) -> Floats:
+    """Lengths of the displacements at places spread over a video's first `total` frames, in pixels of the video, flat.
+
+    One clip is read at each of at most `windows` places. Errors are those of `video_motion`.
+    """
+    block = _choose_block(model, options)
+    length, step = window_of(pre, reader, options, total)
+    seen = _seen_size(pre, reader, options)
+    device = next(model.parameters()).device
+    lengths = []
+    for start in sorted({round(share * (total - step * length)) for share in np.linspace(0, 1, windows)}):
+        frames_TCHW = to_tensor(reader.read(range(start, start + step * length, step)))
+        pixels_1TCHW = resize(frames_TCHW, *seen, antialias=pre.antialias)[None].to(device)
+        shift_T2hw = _field(model, pixels_1TCHW, pre, block, options).displacement_BT2HW[0] * (reader.height / seen[0])
+        lengths.append(shift_T2hw.norm(dim=1).flatten().cpu().numpy())
+    return np.concatenate(lengths)
+
+
+def _choose_block(model: nn.Module, options: FieldOptions) -> str:
+    name = options.block or next(iter(choose_blocks(model)))
+    [block] = choose_blocks(model, [name]).values()
+    if options.head is not None and options.head >= block.num_heads:
+        raise ConfigError(f"{name} has the heads 0 to {block.num_heads - 1}, so none of number {options.head}")
+    return name
+
+
+def _seen_size(pre: Preprocessing, reader: VideoReader, options: FieldOptions) -> tuple[int, int]:
+    """Height and width that the network is given."""
+    return scaled_size(reader.height, reader.width, short=options.short_side or max(_LEAST_SIDE, pre.size))
 
 
 def window_of(pre: Preprocessing, reader: VideoReader, options: FieldOptions, total: int) -> tuple[int, int]:
