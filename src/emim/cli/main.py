@@ -8,11 +8,11 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from emim.cli import bench, demo, doctor, generate, models, predict, prepare, test, train, visualize
+from emim.cli import bench, demo, diagnose, doctor, generate, models, predict, prepare, test, train, visualize
 from emim.cli.console import process_rank, report
 from emim.errors import EmimError, PreemptedError
 
-_COMMANDS = (demo, train, test, predict, visualize, models, generate, prepare, doctor, bench)
+_COMMANDS = (demo, train, test, diagnose, predict, visualize, models, generate, prepare, doctor, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

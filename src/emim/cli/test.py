@@ -6,26 +6,23 @@ import argparse
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from emim.cli.console import (
-    SubParsers,
-    check_folder,
-    natural,
-    percent,
-    positive,
-    print_table,
-    progress_bar,
-    say,
-    write_json,
+from emim.cli.console import SubParsers, check_folder, percent, print_table, progress_bar, say, write_json
+from emim.cli.labelled import (
+    add_clip_options,
+    add_running_options,
+    circumstances,
+    find_clips,
+    find_precision,
+    find_views,
+    no_progress,
+    silent,
+    tell_of_missing,
+    views_text,
 )
 
 if TYPE_CHECKING:
-    from emim.data.folder import Split
-    from emim.data.manifest import ClipList
-    from emim.data.preprocessing import Preprocessing
-    from emim.evaluation.outputs import Precision
-    from emim.evaluation.recogniser import Recogniser
     from emim.evaluation.testing import TestResult
 
 _MOST_CLASSES = 30
@@ -43,17 +40,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
             "The exit status is 1 where a clip could not be read."
         ),
     )
-    parser.add_argument("checkpoint", help="model.safetensors of a run, or 'bundled'")
-    parser.add_argument("--data", required=True, type=Path, help="folder of classes, or manifest CSV")
-    parser.add_argument(
-        "--split",
-        choices=("train", "val", "test", "all"),
-        help="which part (default: test of a folder, all of a manifest)",
-    )
-    views = parser.add_argument_group("views of a video")
-    views.add_argument("--clips", type=positive, help="test clips per video (default: as trained)")
-    views.add_argument("--crops", type=positive, choices=(1, 3), help="test crops per clip (default: as trained)")
-    views.add_argument("--size", type=positive, help="side of the network input in pixels (default: as trained)")
+    add_clip_options(parser)
     output = parser.add_argument_group("results")
     output.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON, with all classes")
     output.add_argument(
@@ -62,23 +49,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--per-class", action="store_true", help=f"print the table of classes where there are over {_MOST_CLASSES}, too"
     )
-    running = parser.add_argument_group("running")
-    running.add_argument(
-        "--devices",
-        type=device_count,
-        default="auto",
-        help="processes per machine (default: one per GPU, 1 on the CPU)",
-    )
-    running.add_argument("--nodes", type=positive, default=1, help="machines (default 1; torchrun and srun know)")
-    running.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: GPUs if any")
-    running.add_argument(
-        "--precision",
-        choices=("auto", "32-true", "bf16-mixed"),
-        default="auto",
-        help="default: 32-true on the CPU, bf16-mixed on GPUs that compute in it",
-    )
-    running.add_argument("--batch-size", type=positive, default=8, help="videos per batch of a process (default 8)")
-    running.add_argument("--workers", type=natural, help="loader processes of each process (default: by cores)")
+    add_running_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -95,19 +66,19 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.json, args.logits):
         check_folder(path)
     first = is_first()
-    tell = say if first else _silent
+    tell = say if first else silent
     place = layout(args.devices, args.nodes, args.accelerator)
     checkpoint = resolve_checkpoint(args.checkpoint)
     recogniser = Recogniser.load(checkpoint, device=place.device)
-    split, clip_list = _find_clips(args, recogniser)
-    preprocessing = _views(args, recogniser)
-    precision = _precision(args.precision, place.device.type)
+    split, clip_list = find_clips(args, recogniser)
+    preprocessing = find_views(args, recogniser)
+    precision = find_precision(args.precision, place.device.type)
     tell(clip_list.note or f"{len(clip_list)} clips from {args.data}")
     tell(f"{precision} on {place}")
 
     with team(place) as members:
         started = time.monotonic()
-        with progress_bar("testing", len(clip_list)) if first else nullcontext(_no_progress) as progress:
+        with progress_bar("testing", len(clip_list)) if first else nullcontext(no_progress) as progress:
             outputs = clip_outputs(
                 recogniser.model,
                 clip_list,
@@ -146,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         described = {
             **about,
             "left_out_by_prepare": 0 if lacking is None else lacking.clips,
-            **_circumstances(clip_list, place.world, str(place), args.batch_size, seconds),
+            **circumstances(clip_list, place.world, str(place), args.batch_size, seconds),
         }
         write_json(args.json, {**described, **result.to_dict()})
         tell(f"written to {args.json}")
@@ -154,13 +125,7 @@ def run(args: argparse.Namespace) -> int:
         seen = {"views": describe_views(preprocessing), "precision": precision}
         write_logits(args.logits, outputs, clip_list, {**about, **seen})
         tell(f"written to {args.logits}")
-    for path, reason in result.missing:
-        tell(f"missing: {reason if str(path) in reason else f'{path}: {reason}'}")
-    if lacking is not None:
-        tell(
-            f"left out by emim prepare: {lacking.clips} of {lacking.listed} clips that the data set lists, in no "
-            f"figure; {lacking.report} names them"
-        )
+    tell_of_missing(result.missing, lacking, tell)
     return 1 if result.missing else 0
 
 
@@ -184,80 +149,5 @@ def print_result(result: TestResult, *, per_class: bool = True, left_out: int = 
         rows.append(("missing, in no figure", str(len(result.missing)), "-"))
     if left_out:
         rows.append(("left out by emim prepare, in no figure", str(left_out), "-"))
-    print_table(_title(result), ("class" if per_class else "", "clips", "accuracy"), rows)
-
-
-def _title(result: TestResult) -> str:
-    """The views and the precision, in lines no wider than the table."""
-    pre = result.preprocessing
-    clips = f"{pre.clips} clip{'s' * (pre.clips != 1)}"
-    crops = f"{pre.crops_per_clip} crop{'s' * (pre.crops_per_clip != 1)}"
-    sampling = f"dense, stride {pre.stride}" if pre.sampling == "dense" else pre.sampling
-    return (
-        f"Test with {clips} x {crops} of each video,\n"
-        f"{pre.num_frames} frames ({sampling}) of {pre.size} pixels, {pre.fit},\n"
-        f"in {result.precision}"
-    )
-
-
-def _find_clips(args: argparse.Namespace, recogniser: Recogniser) -> tuple[str, ClipList]:
-    from emim.data.folder import load_clips
-
-    is_manifest = args.data.suffix.lower() == ".csv"
-    split: Split | Literal["all"] = args.split or ("all" if is_manifest else "test")
-    card = recogniser.card
-    trained_with = card.config.get("data", {}), card.config.get("trainer", {})
-    return split, load_clips(
-        args.data,
-        split=None if split == "all" else split,
-        classes=card.classes,
-        val_share=trained_with[0].get("val_share", 0.2),
-        seed=trained_with[1].get("seed", 0),
-        max_missing=1.0,  # what is not there is reported as missing, with the rest
-    )
-
-
-def _views(args: argparse.Namespace, recogniser: Recogniser) -> Preprocessing:
-    import dataclasses
-
-    asked = {key: value for key in ("clips", "crops", "size") if (value := getattr(args, key)) is not None}
-    return dataclasses.replace(recogniser.preprocessing, **asked)
-
-
-def _precision(wanted: Literal["auto"] | Precision, device_type: str) -> Precision:
-    """On the CPU "auto" is float32, whatever it can: a test there is for exact figures."""
-    from emim.training.precision import resolve_precision
-
-    if wanted == "auto" and device_type == "cpu":
-        return "32-true"
-    resolved = resolve_precision(wanted, device_type)
-    return "bf16-mixed" if resolved == "bf16-mixed" else "32-true"
-
-
-def _circumstances(clip_list: ClipList, processes: int, device: str, batch_size: int, seconds: float) -> dict[str, Any]:
-    """What the figures were measured on, for the JSON."""
-    from emim.data.folder import fingerprint
-    from emim.machine import describe_machine
-
-    return {
-        "fingerprint": fingerprint(clip_list),
-        "processes": processes,
-        "device": device,
-        "batch_size": batch_size,
-        "seconds": round(seconds, 2),
-        "clips_per_second": round(len(clip_list) / seconds, 2),
-        "machine": describe_machine().to_dict(),
-    }
-
-
-def device_count(text: str) -> int | Literal["auto"]:
-    """An argument that is a number of processes, or "auto"."""
-    return "auto" if text == "auto" else positive(text)
-
-
-def _silent(line: str) -> None:
-    del line
-
-
-def _no_progress(done: int, total: int) -> None:
-    del done, total
+    title = f"Test with {views_text(result.preprocessing, result.precision)}"
+    print_table(title, ("class" if per_class else "", "clips", "accuracy"), rows)

@@ -1,5 +1,7 @@
 """What a network says of every clip of a list, by one process or several that share the clips out.
 
+Clips or network may be changed on the way, in several conditions that share one reading of the videos.
+
 Whole batches are shared out: process r of R takes batches r, r + R, ... of the list. So a clip is in the same
 batch, beside the same clips, whatever the number of processes; no clip is repeated to make the shares equal; and
 what the processes collect round by round is in the order of the list.
@@ -10,6 +12,7 @@ Shape suffixes: N clips that could be read, B those of one batch, V views of a v
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +31,30 @@ from emim.processes import ALONE, Team
 
 Precision = Literal["32-true", "bf16-mixed"]
 """What the network computes in: float32, or bfloat16 where autocast finds that safe."""
+
+
+def _same_views(views_VCTHW: Tensor, at: int) -> Tensor:
+    del at
+    return views_VCTHW
+
+
+def _same_network(model: nn.Module) -> AbstractContextManager[None]:
+    del model
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a network is run under; by default nothing is changed.
+
+    Attributes:
+        change_views: the views_VCTHW of a clip and its position in the list to views of the same shape. They are
+            shared by all conditions: a new tensor is made where something changes.
+        change_network: a context in which the network is changed.
+    """
+
+    change_views: Callable[[Tensor, int], Tensor] = _same_views
+    change_network: Callable[[nn.Module], AbstractContextManager[None]] = _same_network
 
 
 @dataclass(frozen=True)
@@ -75,6 +102,40 @@ def clip_outputs(
 ) -> ClipOutputs | None:
     """Run a network over the fixed views of every clip.
 
+    Arguments, errors and what the outputs depend on: see `outputs_under`. Processes but the first get None.
+    """
+    found = outputs_under(
+        model,
+        clip_list,
+        preprocessing,
+        (Condition(),),
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        precision=precision,
+        keep_logits=keep_logits,
+        team=team,
+        progress=progress,
+    )
+    return None if found is None else found[0]
+
+
+def outputs_under(
+    model: nn.Module,
+    clip_list: ClipList,
+    preprocessing: Preprocessing,
+    conditions: Sequence[Condition],
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 8,
+    workers: int = 0,
+    precision: Precision = "32-true",
+    keep_logits: bool = False,
+    team: Team = ALONE,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[ClipOutputs, ...] | None:
+    """Run a network over the fixed views of every clip, under each of several conditions. A video is read once.
+
     On the CPU, logits are the same to the bit whatever the number of workers, and of processes that have as many
     threads. Another batch size changes them by rounding, because matrix products then add in another order. A clip
     whose two best classes are that close could in principle change sides; the scores are not rounded to hide it.
@@ -83,6 +144,7 @@ def clip_outputs(
         model: [B, 3, T, H, W] to logits [B, K]; put in evaluation mode and moved to `device`.
         clip_list: the clips, with the classes of the network.
         preprocessing: views and normalisation.
+        conditions: at least one.
         device: where to run.
         batch_size: videos per batch of one process.
         workers: loader processes.
@@ -92,7 +154,7 @@ def clip_outputs(
         progress: called in the first process with (videos done by all, videos in all).
 
     Returns:
-        The outputs in the first process, None in the others.
+        The outputs under each condition in the first process, None in the others.
 
     Raises:
         DataError: there are no clips, or none could be read.
@@ -105,20 +167,22 @@ def clip_outputs(
     model = model.to(device).eval()
     batches = [range(start, min(start + batch_size, len(clip_list))) for start in range(0, len(clip_list), batch_size)]
     own = _own_batches(clip_list, preprocessing, batches[team.rank :: team.world], workers)
-    collected: list[_BatchOutputs] = []
+    collected: list[tuple[_BatchOutputs, ...]] = []
     done = 0
     for _ in range(0, len(batches), team.world):
         # Round by round, so that a process which has died is noticed within a batch.
-        batch = next(own, None)
-        outputs = _BatchOutputs() if batch is None else _run(model, batch, clip_list, device, precision, keep_logits)
+        batch = next(own, [])
+        outputs = tuple(
+            _run(model, batch, clip_list, device, precision, keep_logits, condition) for condition in conditions
+        )
         gathered = team.gather(outputs)
         if gathered is None:
             continue
         collected += gathered
-        done += sum(len(part.index) + len(part.missing) for part in gathered)
+        done += sum(len(part.index) + len(part.missing) for part, *_ in gathered)
         if progress is not None:
             progress(done, len(clip_list))
-    return _joined(collected, clip_list) if team.rank == 0 else None
+    return tuple(_joined(parts, clip_list) for parts in zip(*collected, strict=True)) if team.rank == 0 else None
 
 
 def _own_batches(
@@ -143,13 +207,19 @@ def _run(
     device: torch.device,
     precision: Precision,
     keep_logits: bool,
+    condition: Condition,
 ) -> _BatchOutputs:
     missing = tuple((clip_list.entries[at].path, str(item)) for at, item in batch if isinstance(item, EmimError))
     read = [(at, item) for at, item in batch if not isinstance(item, EmimError)]
     if not read:
         return _BatchOutputs(missing=missing)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-        logits_BVK = torch.stack(view_logits(model, [item["views"] for _, item in read], device))
+    views = [condition.change_views(item["views"], at) for at, item in read]
+    with (
+        condition.change_network(model),
+        torch.inference_mode(),
+        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"),
+    ):
+        logits_BVK = torch.stack(view_logits(model, views, device))
         score_BK = mean_score(list(logits_BVK)).cpu()
     for (at, _), finite in zip(read, logits_BVK.isfinite().flatten(1).all(1).tolist(), strict=True):
         if not finite:

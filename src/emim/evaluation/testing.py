@@ -94,7 +94,7 @@ def test_model(
     """Top-1, top-5, mean-class accuracy and confusion on fixed views, in this process alone.
 
     A clip that cannot be read is listed as missing and never replaced by another. Arguments, errors and what the
-    result depends on: see `emim.evaluation.outputs.clip_outputs`.
+    result depends on: see `emim.evaluation.outputs.outputs_under`.
     """
     outputs = clip_outputs(
         model,
