@@ -25,6 +25,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import miniature
+from chromium import Chromium, ChromiumMissingError, find_chromium
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
@@ -156,6 +157,17 @@ def real_clips() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real clips are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chromium]:
+    """A headless Chromium, installed from the system's packages if need be; skips where that is impossible."""
+    try:
+        program = find_chromium()
+    except ChromiumMissingError as error:
+        pytest.skip(str(error))
+    with Chromium(program) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")
