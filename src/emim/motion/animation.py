@@ -146,5 +146,9 @@ def _largest(
         stop = min(total, start + window)
         motion = video_motion(model, pre, reader, options, longest_side=look.longest_side, first=start, stop=stop)
         lengths.extend(np.hypot(*item.displacement_2hw).ravel() for item in motion)
-    floor = _LEAST_LENGTH * min(look.longest_side, max(reader.height, reader.width))
-    return max(floor, float(np.quantile(np.concatenate(lengths), _USUAL)))
+    return full_colour_length(np.concatenate(lengths), min(look.longest_side, max(reader.height, reader.width)))
+
+
+def full_colour_length(lengths: Floats, longest_side: int) -> float:
+    """A length of displacement that few of `lengths` exceed, all in pixels of frames with that longest side."""
+    return max(_LEAST_LENGTH * longest_side, float(np.quantile(lengths, _USUAL)))
