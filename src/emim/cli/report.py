@@ -28,7 +28,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
         help="write a page about a run",
         description=(
             "Write one HTML file about a run that needs nothing else: results, curves, confusion, classes, the clips "
-            "named most confidently with their motion, whether the network uses motion, configuration, data and timing. "
+            "named most confidently with their motion, whether the network uses motion, configuration, data, timing. "
             "An unfinished run gets a report of what there is."
         ),
         epilog="The exit status is 0 if the page was written, whatever is missing on it.",

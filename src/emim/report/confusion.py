@@ -50,9 +50,7 @@ def matrix_rows(result: TestResult) -> tuple[tuple[str, tuple[Cell, ...]], ...]:
     return tuple(
         (
             row.name,
-            tuple(
-                Cell(count, count / max(1, sum(counts)), at == label) for at, count in enumerate(counts)
-            ),
+            tuple(Cell(count, count / max(1, sum(counts)), at == label) for at, count in enumerate(counts)),
         )
         for label, (row, counts) in enumerate(zip(result.per_class, result.confusion, strict=True))
     )

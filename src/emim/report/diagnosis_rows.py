@@ -60,8 +60,12 @@ def swap_rows(diagnosis: Diagnosis, most: int) -> tuple[SwapRow, ...]:
     names = diagnosis.classes
     return tuple(
         SwapRow(
-            names[swap.classes[0]], names[swap.classes[1]],
-            swap.shares[0], swap.clips[0], swap.shares[1], swap.clips[1],
-        )  # fmt: skip
+            names[swap.classes[0]],
+            names[swap.classes[1]],
+            swap.shares[0],
+            swap.clips[0],
+            swap.shares[1],
+            swap.clips[1],
+        )
         for swap in diagnosis.swaps[:most]
     )

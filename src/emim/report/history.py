@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,9 @@ class History:
     @property
     def epochs_done(self) -> int:
         """Epochs that ended."""
-        return max((int(row["epoch"]) + 1 for row in self.rows if "train_loss_epoch" in row and "epoch" in row), default=0)
+        return max(
+            (int(row["epoch"]) + 1 for row in self.rows if "train_loss_epoch" in row and "epoch" in row), default=0
+        )
 
     @property
     def steps_done(self) -> int:
@@ -77,5 +80,5 @@ def thinned(points: tuple[Point, ...], most: int) -> tuple[Point, ...]:
     if len(points) <= most:
         return points
     bounds = [round(part * len(points) / most) for part in range(most + 1)]
-    groups = [points[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+    groups = [points[low:high] for low, high in itertools.pairwise(bounds)]
     return tuple((sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups)

@@ -45,9 +45,7 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        percent=words.percent, points=words.points, duration=words.duration, data_uri=_data_uri
-    )
+    environment.filters.update(percent=words.percent, points=words.points, duration=words.duration, data_uri=_data_uri)
     environment.globals.update(count=words.count)
     style, script = (Markup(_source(environment, name)) for name in ("style.css", "play.js"))
     run, measurement = report.run, report.measurement

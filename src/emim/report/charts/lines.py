@@ -83,10 +83,8 @@ def line_chart(title: str, lines: Sequence[Line], x_name: str, *, shares: bool =
     for line in lines:
         places = tuple((across.place(x), up.place(y)) for x, y in line.points)
         # A line of one point would not be seen.
-        few = line.ink != "faint" and len(places) <= _MOST_DOTS or len(places) == 1
-        drawn.append(
-            DrawnLine(line.name, line.ink, " ".join(f"{x:g},{y:g}" for x, y in places), places if few else ())
-        )
+        few = len(places) <= (1 if line.ink == "faint" else _MOST_DOTS)
+        drawn.append(DrawnLine(line.name, line.ink, " ".join(f"{x:g},{y:g}" for x, y in places), places if few else ()))
     return LineChart(
         title=title,
         described=_describe(title, lines, x_name, shares=shares),

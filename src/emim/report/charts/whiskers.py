@@ -47,9 +47,7 @@ class WhiskerChart:
     width: int = WIDTH
 
 
-def whisker_chart(
-    title: str, rows: Sequence[tuple[str, float, Interval]], mark: float, mark_name: str
-) -> WhiskerChart:
+def whisker_chart(title: str, rows: Sequence[tuple[str, float, Interval]], mark: float, mark_name: str) -> WhiskerChart:
     """A chart of shares.
 
     Args:
