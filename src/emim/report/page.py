@@ -33,7 +33,7 @@ _MOST_IN_TABLE = 24
 """Classes of a confusion matrix with figures in it; of more, a map is drawn."""
 _MOST_OPEN = 30
 """Rows of the table of classes that are open."""
-_MOST_PAIRS, _MOST_SWAPS = 12, 12
+_MOST_PAIRS_BY_MATRIX, _MOST_PAIRS_BY_MAP, _MOST_SWAPS = 8, 20, 12
 
 
 def render(report: Report) -> str:
@@ -106,7 +106,7 @@ def _validated(run: RunRecord) -> tuple[float, str] | None:
     if not series:
         return None
     at, best = max(series, key=lambda point: point[1])
-    return best, f"{run.history.axis} {round(at):,}"
+    return best, f"{run.history.axis} {words.number(round(at))}"
 
 
 def _test(run: RunRecord, measurement: Measurement) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _test(run: RunRecord, measurement: Measurement) -> dict[str, Any]:
         "classes_open": len(classes) <= _MOST_OPEN,
         "matrix": None if many else matrix_rows(test),
         "map": _map(measurement) if many else None,
-        "pairs": most_confused(test, _MOST_PAIRS),
+        "pairs": most_confused(test, _MOST_PAIRS_BY_MAP if many else _MOST_PAIRS_BY_MATRIX),
         "remarks": remarks_on_clips(run, measurement.clips),
     }
 

@@ -6,23 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from emim.report.report import Report
-from emim.report.words import count, duration
+from emim.report.words import count, duration, number
 
 Rows = tuple[tuple[str, str], ...]
 
 
 def timing_rows(report: Report) -> dict[str, Rows]:
     """Names and values, by what they are about."""
-    groups = {"Training": _training(report), "Trained on": _machine(report.run.machine)}
+    trained_on, here = _machine(report.run.machine), _machine(report.machine.to_dict())
+    groups = {"Training": _training(report)}
     if report.measurement is not None:
         clips, seconds = report.measurement.test.clips, report.measurement.seconds
-        what = "test and diagnosis, six conditions" if report.measurement.diagnosis is not None else "test"
+        what = "time, with the diagnosis" if report.measurement.diagnosis is not None else "time"
         groups["Test"] = (
             (what, f"{count(clips, 'clip')} in {duration(seconds)}"),
             ("device", report.measurement.device),
             ("precision", report.measurement.test.precision),
         )
-    groups["Tested on"] = _machine(report.machine.to_dict())
+    if trained_on == here:
+        groups["Trained and reported on"] = here
+    else:
+        groups |= {"Trained on": trained_on, "Reported on": here}
     return {name: rows for name, rows in groups.items() if rows}
 
 
@@ -36,9 +40,7 @@ def _training(report: Report) -> Rows:
         if epochs:
             rows.append(("time per epoch", duration(float(seconds) / int(epochs))))
     if steps:
-        rows += [("epochs", f"{epochs:,}"), ("steps", f"{steps:,}")]
-    if seconds and steps and "global_batch" in summary:
-        rows.append(("clips per second", f"{int(steps) * int(summary['global_batch']) / float(seconds):.1f}"))
+        rows += [("epochs", number(epochs)), ("steps", number(steps))]
     names = {"global_batch": "clips per step", "lr": "peak learning rate", "precision": "precision"}
     rows += [(name, f"{summary[key]}") for key, name in names.items() if key in summary]
     if "processes" in summary:

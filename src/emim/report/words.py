@@ -27,11 +27,16 @@ def duration(seconds: float) -> str:
     return f"{hours} h {rest} min"
 
 
-def count(number: int, thing: str, things: str | None = None) -> str:
+def number(value: int) -> str:
+    """A whole number, in groups of three digits."""
+    return f"{value:,}".replace(",", "\u202f")
+
+
+def count(value: int, thing: str, things: str | None = None) -> str:
     """A number with its noun: "1 clip", "20 clips", "2 classes"."""
-    return f"{number:,} {thing if number == 1 else things or thing + 's'}".replace(",", "\u202f")
+    return f"{number(value)} {thing if value == 1 else things or thing + 's'}"
 
 
-def size(number: int) -> str:
+def size(value: int) -> str:
     """Bytes for reading."""
-    return f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{number / 1e3:.0f} kB"
+    return f"{value / 1e6:.1f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB"

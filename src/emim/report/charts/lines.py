@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from emim.report.charts.scale import label, round_scale
+from emim.report.charts.scale import labels, round_scale
 from emim.report.history import Point, thinned
 from emim.report.words import percent
 
@@ -79,6 +79,7 @@ def line_chart(title: str, lines: Sequence[Line], x_name: str, *, shares: bool =
     last = max(x for line in lines for x, _ in line.points)
     across = round_scale(0.0, last, frame[0], frame[2], about=5, grow=False)
     up = round_scale(*((0.0, 1.0) if shares else (min(0.0, *values), max(values))), frame[3], frame[1])
+    up_labels = tuple(f"{tick:.0%}" for tick in up.ticks) if shares else labels(up.ticks)
     drawn = []
     for line in lines:
         places = tuple((across.place(x), up.place(y)) for x, y in line.points)
@@ -89,8 +90,8 @@ def line_chart(title: str, lines: Sequence[Line], x_name: str, *, shares: bool =
         title=title,
         described=_describe(title, lines, x_name, shares=shares),
         lines=tuple(drawn),
-        x_ticks=tuple((across.place(tick), label(tick)) for tick in across.ticks),
-        y_ticks=tuple((up.place(tick), f"{tick:.0%}" if shares else label(tick)) for tick in up.ticks),
+        x_ticks=tuple(zip(map(across.place, across.ticks), labels(across.ticks), strict=True)),
+        y_ticks=tuple(zip(map(up.place, up.ticks), up_labels, strict=True)),
         x_name=x_name,
         frame=frame,
     )

@@ -54,9 +54,16 @@ def round_scale(low: float, high: float, start: float, end: float, *, about: int
     return Scale(low, high, start, end, tuple(tick for tick in ticks if low - slack <= tick <= high + slack))
 
 
-def label(value: float) -> str:
-    """A tick's value without the noise of its binary form."""
-    return f"{value:.6g}"
+def labels(ticks: tuple[float, ...]) -> tuple[str, ...]:
+    """The ticks' values without the noise of their binary form; all in powers of ten where the largest is small."""
+    if max(map(abs, ticks)) >= 0.01:
+        return tuple(f"{tick:.6g}" for tick in ticks)
+    return tuple("0" if tick == 0 else _in_powers(tick) for tick in ticks)
+
+
+def _in_powers(value: float) -> str:
+    mantissa, power = f"{value:.5e}".split("e")
+    return f"{float(mantissa):g}e{int(power)}"
 
 
 def _round_step(least: float) -> float:

@@ -10,7 +10,7 @@ from emim.report.intervals import Interval
 from emim.report.words import percent
 
 WIDTH = 360
-_LEFT, _RIGHT, _TOP, _BOTTOM, _ROW = 128, 14, 22, 26, 28
+_LEFT, _RIGHT, _TOP, _BOTTOM, _ROW = 132, 20, 22, 26, 26
 
 
 @dataclass(frozen=True)
