@@ -23,11 +23,16 @@ from emim.data.video.write import write_video
 from emim.motion.animation import full_colour_length
 from emim.motion.drawing import Picture, draw
 from emim.motion.video import FrameMotion, video_motion
+from emim.report.thinned import ThinnedVideo
 
 _SIDE = 280
 """Longest side of a frame, in pixels; two of them are side by side."""
 _SECONDS = 3.0
-_MOST_FRAMES = 120
+_MOST_FRAMES = 36
+"""Of an overlay: a page of eight should neither take minutes nor many megabytes."""
+_SHORTEST = 1.5
+"""Seconds that an overlay lasts at least: clips of a few frames would flicker by."""
+_SLOWEST = 4
 _QUALITY = 30
 """The encoder's crf: between small and clear."""
 _ONE_WAY = 0.5
@@ -46,6 +51,7 @@ class Overlay:
         poster: a frame of it, as JPEG.
         width: of both, in pixels.
         height: of both, in pixels.
+        slowed: how many times as long as the clip it takes.
         motion: what moves, in words, for those who cannot see it.
     """
 
@@ -53,6 +59,7 @@ class Overlay:
     poster: bytes
     width: int
     height: int
+    slowed: float
     motion: str
 
 
@@ -71,9 +78,10 @@ def draw_overlay(model: nn.Module, pre: Preprocessing, entry: ClipEntry) -> Over
     """
     with open_video(entry.path) as reader:
         first, stop = entry.frame_range(reader.num_frames, reader.fps)
-        stop = min(stop, first + min(_MOST_FRAMES, max(2, round(_SECONDS * reader.fps))))
-        motion = list(video_motion(model, pre, reader, longest_side=_SIDE, first=first, stop=stop))
-        fps = reader.fps
+        stop = min(stop, first + max(2, round(_SECONDS * reader.fps)))
+        thinned = ThinnedVideo(reader, first, stop, _MOST_FRAMES)
+        motion = list(video_motion(model, pre, thinned, longest_side=_SIDE))
+        fps = thinned.fps
     motion = [_enlarged(item) for item in motion]
     longest = max(motion[0].frame_HWC.shape[:2])
     lengths = np.concatenate([np.hypot(*item.displacement_2hw).ravel() for item in motion])
@@ -81,11 +89,12 @@ def draw_overlay(model: nn.Module, pre: Preprocessing, entry: ClipEntry) -> Over
     pictures = [draw(item.frame_HWC, item.displacement_2hw, item.confidence_hw, largest) for item in motion]
     poster = pictures[len(pictures) // 2]
     height, width = (side // 2 * 2 for side in poster.shape[:2])
+    slowed = min(_SLOWEST, max(1.0, _SHORTEST * fps / len(pictures)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "overlay.mp4"
-        write_video(path, pictures, fps, crf=_QUALITY)
+        write_video(path, pictures, fps / slowed, crf=_QUALITY)
         mp4 = path.read_bytes()
-    return Overlay(mp4, _jpeg(poster[:height, :width]), width, height, describe_motion(motion))
+    return Overlay(mp4, _jpeg(poster[:height, :width]), width, height, slowed, describe_motion(motion))
 
 
 def describe_motion(motion: Sequence[FrameMotion]) -> str:
