@@ -49,13 +49,18 @@ class TellAtOnce:
     """Seconds."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+        self.config = config
+
+    def _tell(self, line: str) -> None:
+        terminal: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None:
+            terminal.write_line(f"\n{line}")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            self.terminal.write_line(f"\nfailed in {report.when}: {report.nodeid}\n{report.longreprtext[-600:]}")
+            self._tell(f"failed in {report.when}: {report.nodeid}\n{report.longreprtext[-600:]}")
         elif report.duration > self.SLOW:
-            self.terminal.write_line(f"\n{report.duration:.0f} s of {report.when}: {report.nodeid}")
+            self._tell(f"{report.duration:.0f} s of {report.when}: {report.nodeid}")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -46,6 +46,17 @@ def test_a_trained_run_is_tested_in_every_condition(
     assert f"written to {report_path}" in result.err
 
     assert report["format"] == 1
+    assert set(report) == {  # as documented; another format number where one goes
+        "checkpoint", "data", "split", "left_out_by_prepare", "fingerprint", "processes", "device", "batch_size",
+        "seconds", "clips_per_second", "machine", "format", "clips", "missing", "classes", "views", "precision", "seed",
+        "resamples", "chance", "one_of_classes", "conditions", "conclusion", "notes", "emim_modules",
+        "swaps_under_reversal", "per_clip",
+    }  # fmt: skip
+    assert set(report["conditions"][1]) == {
+        "name", "accuracy", "accuracy_95_bootstrap", "difference", "difference_95_bootstrap"
+    }  # fmt: skip
+    assert set(report["swaps_under_reversal"]) == {"least_share", "least_clips", "pairs"}
+    assert set(report["per_clip"][0]) == {"path", "start", "end", "class", "predicted"}
     assert report["checkpoint"] == str(words[0])
     assert (report["clips"], report["missing"], report["seed"], report["resamples"]) == (22, [], 0, 2000)
     assert [condition["name"] for condition in report["conditions"]] == CONDITIONS

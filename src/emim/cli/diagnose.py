@@ -136,7 +136,7 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
     rows.append(("chance", percent(diagnosis.chance), "", "", ""))
     title = f"Diagnosis with {views_text(diagnosis.preprocessing, diagnosis.precision)}, seed {diagnosis.seed}"
     header = f"{count} clip{'s' * (count != 1)}"
-    print_table(title, (header, "accuracy", "95 % interval", "difference", "95 % interval"), rows)
+    print_table(title, (header, "accuracy", "95 % interval", "points", "95 % interval"), rows)
     if diagnosis.missing:
         count = len(diagnosis.missing)
         print_text([f"{count} clip{'s' * (count != 1)} could not be read, in no figure."])

@@ -10,9 +10,8 @@ else the token grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from emim.errors import ClipSizeError, UnknownNameError
 from emim.naming import nearest
 from emim.nn import EMIM
-from emim.nn.affinity import emim_blocks, recorded_affinity, soft_displacement, window_steps
+from emim.nn.affinity import affinity_of, emim_blocks, soft_displacement, window_steps
 
 
 @dataclass(frozen=True)
@@ -73,36 +72,12 @@ def motion_field(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), recorded_affinity(chosen) as recorded:
-            for one_1CTHW in torch.split(clip_BCTHW, 1):
-                _run_until_recorded(model, one_1CTHW, chosen, recorded)
+        with torch.inference_mode():
+            affinity = affinity_of(model, clip_BCTHW, chosen)
             H, W = clip_BCTHW.shape[3:]
-            return {name: _field(torch.cat(recorded[name]), block, head, (H, W)) for name, block in chosen.items()}
+            return {name: _field(affinity[name], block, head, (H, W)) for name, block in chosen.items()}
     finally:
         model.train(was_training)
-
-
-class _AllRecordedError(Exception):
-    """Ends a pass: what comes after the last chosen block changes nothing."""
-
-
-def _run_until_recorded(
-    model: nn.Module, clip_1CTHW: Tensor, chosen: Mapping[str, EMIM], recorded: Mapping[str, list[Tensor]]
-) -> None:
-    clips = max(map(len, recorded.values())) + 1
-
-    def end(module: nn.Module, inputs: Any, output: Any) -> None:
-        if all(len(affinities) == clips for affinities in recorded.values()):
-            raise _AllRecordedError
-
-    hooks = [block.register_forward_hook(end) for block in chosen.values()]
-    try:
-        model(clip_1CTHW)
-    except _AllRecordedError:
-        pass
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def choose_blocks(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, EMIM]:

@@ -13,7 +13,7 @@ from emim.motion.drawing import Floats, Picture, draw_colours, draw_legend, fitt
 
 _MOST_FRAMES = 8
 _TILE, _GAP, _MARGIN = 144, 6, 24
-_HEADER, _LABELS, _BARS, _FOOT = 76, 120, 34, 76
+_HEADER, _LABELS, _BARS, _FOOT = 76, 136, 34, 76
 _FOR = np.array([235.0, 100.0, 0.0], dtype=np.float32)
 _AGAINST = np.array([30.0, 100.0, 200.0], dtype=np.float32)  # people who see few colours tell it from the orange
 _INK, _QUIET, _PAPER = (28, 28, 30), (100, 100, 106), (255, 255, 255)
@@ -60,9 +60,9 @@ def draw_sheet(
         return int(top + tile[0] + _GAP)
 
     shown = [_sized(frames_THWC[time], tile) for time in times]
-    top = row(_MARGIN + _HEADER, "Frames", "as the network sees", shown)
-    strongest = max(float(np.abs(relevance_Thw).max()), 1e-12)
-    relevance = [relevance_Thw[_at(time, T, len(relevance_Thw))] / strongest for time in times]
+    top = row(_MARGIN + _HEADER, "Frames", "at the network's size", shown)
+    scaled_Thw = _scaled(relevance_Thw)
+    relevance = [scaled_Thw[_at(time, T, len(scaled_Thw))] for time in times]
     pairs = zip(shown, relevance, strict=True)
     top = row(top, "Evidence", f"for {label}", [_evidence(frame_HWC, values_hw) for frame_HWC, values_hw in pairs])
     top = _draw_shares(pen, top, relevance_Thw, times, T, tile[1])
@@ -86,6 +86,13 @@ def _at(time: int, frames: int, steps: int) -> int:
 
 def _sized(picture_HWC: Picture, size: tuple[int, int]) -> Picture:
     return np.asarray(Image.fromarray(picture_HWC).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def _scaled(relevance_Thw: Floats) -> Floats:
+    """To at most 1 either way, for drawing. What all places have in common is taken off: it tells none from another."""
+    common = max(0.0, float(relevance_Thw.min())) + min(0.0, float(relevance_Thw.max()))
+    apart_Thw = relevance_Thw - common
+    return np.asarray(apart_Thw / max(float(np.abs(apart_Thw).max()), 1e-12))
 
 
 def _evidence(frame_HWC: Picture, relevance_hw: Floats) -> Picture:

@@ -1,4 +1,4 @@
-"""Reading the affinity of a network's EMIM blocks: recording it, and the displacement that it stands for.
+"""Reading the affinity of a network's EMIM blocks, and the displacement that it stands for.
 
 The raw affinity of a block is a cost volume (paper section 3.2): entry p of a token says how well it matches the token
 of the next frame that lies one displacement away, the same one for p everywhere. Its soft-argmax is a displacement.
@@ -9,9 +9,9 @@ in row-major order (dy first), 2 axes (x, y).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +24,37 @@ def emim_blocks(model: nn.Module) -> dict[str, EMIM]:
     return {name: module for name, module in model.named_modules() if isinstance(module, EMIM)}
 
 
-@contextmanager
-def recorded_affinity(blocks: Mapping[str, EMIM]) -> Iterator[dict[str, list[Tensor]]]:
-    """While it lasts, the raw affinity [B, N, T, H, W, P] of each block and pass is appended to the block's list."""
-    recorded: dict[str, list[Tensor]] = {name: [] for name in blocks}
-    hooks = [module.affinity.register_forward_hook(partial(_keep, recorded[name])) for name, module in blocks.items()]
+def affinity_of(model: nn.Module, clip_BCTHW: Tensor, blocks: Mapping[str, EMIM]) -> dict[str, Tensor]:
+    """The raw affinity of blocks of a network in a pass over clips, which ends with the last of these blocks.
+
+    Args:
+        model: the network; it may run the clips one by one or all together.
+        clip_BCTHW: clips as the network takes them.
+        blocks: some of its EMIM blocks, as of `emim_blocks`.
+
+    Returns:
+        affinity_BNTHWP of each block, bias included, with its gradient where gradients are on.
+    """
+    found: dict[str, list[Tensor]] = {name: [] for name in blocks}
+
+    def keep(name: str, module: nn.Module, inputs: Any, affinity_BNTHWP: Tensor) -> None:
+        found[name].append(affinity_BNTHWP)
+        if all(sum(map(len, parts)) == len(clip_BCTHW) for parts in found.values()):
+            raise _AllFoundError  # what comes later changes nothing
+
+    hooks = [block.affinity.register_forward_hook(partial(keep, name)) for name, block in blocks.items()]
     try:
-        yield recorded
+        model(clip_BCTHW)
+    except _AllFoundError:
+        pass
     finally:
         for hook in hooks:
             hook.remove()
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+class _AllFoundError(Exception):
+    """Ends a pass."""
 
 
 def soft_displacement(affinity_BNTHWP: Tensor, rpb_NIJ: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +93,3 @@ def window_steps(grid: Sequence[int], window: Sequence[int], device: torch.devic
     y_HP, x_WP = (torch.arange(side, device=device)[:, None] + step_P for side, step_P in ((H, dy_P), (W, dx_P)))
     inside_HWP = ((y_HP >= 0) & (y_HP < H))[:, None] & ((x_WP >= 0) & (x_WP < W))
     return inside_HWP, torch.stack((dx_P, dy_P), dim=1)
-
-
-def _keep(affinities: list[Tensor], module: nn.Module, inputs: tuple[Tensor, ...], affinity: Tensor) -> None:
-    affinities.append(affinity)

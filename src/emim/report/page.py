@@ -112,8 +112,8 @@ def _validated(run: RunRecord) -> tuple[float, str] | None:
 def _test(run: RunRecord, measurement: Measurement) -> dict[str, Any]:
     """What the sections on the test show."""
     test, classes = measurement.test, class_rows(measurement.test)
-    tested = [(row.top1, row.interval) for row in classes if row.top1 is not None and row.interval is not None]
-    mean = mean_interval([share for share, _ in tested], [interval for _, interval in tested])
+    tested = [at for at, row in enumerate(test.per_class) if row.clips]
+    mean = mean_interval([test.confusion[at][at] for at in tested], [test.per_class[at].clips for at in tested])
     tiles: list[tuple[str, float, Interval, str]] = [
         ("Top-1", test.top1, test.top1_interval, "the best class is right"),
         ("Mean over classes", test.mean_class, mean, "top-1, every class counting the same"),

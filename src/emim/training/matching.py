@@ -10,30 +10,30 @@ of a smaller picture of it, R = B * (T - 1) pairs of frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emim.errors import ConfigError
-from emim.nn.affinity import emim_blocks, recorded_affinity, soft_displacement
+from emim.nn.affinity import affinity_of, emim_blocks, soft_displacement
 
 _LEVELS = ((2, 1.0), (4, 0.5))
 """(how much smaller than the clip, weight) of the pictures compared. Small ones lead over longer distances."""
-_SMOOTHNESS = 0.02
+_SMOOTHNESS = 0.05
+_REST = 0.01
+"""Weight of the length of displacements: where nothing is to be seen, nothing moves."""
 _SOFTNESS = 1e-2
 """Where the absolute difference of two values becomes a square."""
+_LARGEST_ZOOM = 2.5
+_EVERY = 2
+"""Of the clips of a batch: the loss has learned all it can long before the classes are."""
 
 
 class MatchingLoss:
     """The matching loss of a network's first EMIM block, which has the finest tokens.
 
-    >>> matching = MatchingLoss(model)  # doctest: +SKIP
-    >>> with matching.watched():  # doctest: +SKIP
-    ...     logits_BK = model(clip_BCTHW)
-    ...     loss = cross_entropy(logits_BK, target_BK) + matching(clip_BCTHW)
+    It looks closer than the classification does: at random cut-outs, enlarged to the clip's size, so that also motion
+    over more than one token is learned. The pass ends with the block.
 
     Args:
         model: the network.
@@ -46,27 +46,28 @@ class MatchingLoss:
         blocks = emim_blocks(model)
         if not blocks:
             raise ConfigError(
-                f"optim.matching: this {type(model).__name__} has no EMIM block whose affinity could match"
+                f"optim.matching needs an EMIM block, and this {type(model).__name__} has none; set it to 0"
             )
+        self._model = model
         self._name, self._block = next(iter(blocks.items()))
-        self._recorded: list[Tensor] = []
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """The network's pass has to lie within."""
-        with recorded_affinity({self._name: self._block}) as recorded:
-            self._recorded = recorded[self._name]
-            try:
-                yield
-            finally:
-                self._recorded = []
 
     def __call__(self, clip_BCTHW: Tensor) -> Tensor:
-        """The loss of the pass just made over a normalised clip; a scalar, 0 for clips of one frame."""
-        affinity_BNTHWP = torch.cat(self._recorded)
-        self._recorded.clear()
+        """A scalar for normalised clips, 0 where they have one frame; draws from PyTorch's generator."""
+        closer_BCTHW = _zoomed(clip_BCTHW[::_EVERY])
+        affinity_BNTHWP = affinity_of(self._model, closer_BCTHW, {self._name: self._block})[self._name]
         displacement_BNTHW2, _ = soft_displacement(affinity_BNTHWP, self._block.rpb)
-        return matching_loss(clip_BCTHW, displacement_BNTHW2.mean(1))
+        return matching_loss(closer_BCTHW, displacement_BNTHW2.mean(1))
+
+
+def _zoomed(clip_BCTHW: Tensor) -> Tensor:
+    """A random cut-out, the same of all clips, enlarged to the clips' size."""
+    H, W = clip_BCTHW.shape[3:]
+    zoom, down, right = torch.rand(3).tolist()
+    share = _LARGEST_ZOOM**-zoom
+    height, width = max(1, round(H * share)), max(1, round(W * share))
+    top, left = round(down * (H - height)), round(right * (W - width))
+    part_BCTHW = clip_BCTHW[..., top : top + height, left : left + width]
+    return F.interpolate(part_BCTHW, size=(clip_BCTHW.shape[2], H, W), mode="trilinear")
 
 
 def matching_loss(clip_BCTHW: Tensor, displacement_BTHW2: Tensor) -> Tensor:
@@ -89,7 +90,9 @@ def matching_loss(clip_BCTHW: Tensor, displacement_BTHW2: Tensor) -> Tensor:
         apart = [weight * _difference(frames_BTCHW, displacement_R2HW, smaller) for smaller, weight in _LEVELS]
         down, right = (displacement_R2HW.diff(dim=axis).abs().sum() for axis in (2, 3))
         rough = (down + right) / displacement_R2HW.numel()
-        return torch.stack(apart).sum() + _SMOOTHNESS * rough
+        length = torch.linalg.vector_norm(displacement_R2HW, dim=1).mean()
+        loss: Tensor = torch.stack(apart).sum() + _SMOOTHNESS * rough + _REST * length
+        return loss
 
 
 def _difference(frames_BTCHW: Tensor, displacement_R2HW: Tensor, smaller: int) -> Tensor:

@@ -136,13 +136,12 @@ class ClassificationModule(lightning.LightningModule):
         return loss
 
     def _loss(self, clip_BCTHW: Tensor, target_BK: Tensor) -> Tensor:
-        if self.matching is None:
-            return F.cross_entropy(self.model(clip_BCTHW).float(), target_BK)
-        with self.matching.watched():
-            entropy = F.cross_entropy(self.model(clip_BCTHW).float(), target_BK)
+        loss = F.cross_entropy(self.model(clip_BCTHW).float(), target_BK)
+        if self.matching is not None:
             apart = self.matching(clip_BCTHW)
-        self.log("train_matching", apart, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(clip_BCTHW))
-        return entropy + self.optim.matching * apart
+            self.log("train_matching", apart, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(clip_BCTHW))
+            loss = loss + self.optim.matching * apart
+        return loss
 
     def _stop(self, loss: Tensor, index_B: Tensor, clip_BCTHW: Tensor, target_BK: Tensor) -> None:
         entries = self.train_clips.entries

@@ -8,12 +8,13 @@ compare frames to tell the classes apart. (The first frame alone does say a litt
 likely to start on the right. Video compression, too, spends its bits where things move.)
 
 `render_clip` draws one clip, `composite_clip` one from given images, `write_dataset` writes mp4 files with
-manifests.
+manifests. `true_displacement` is a drawn clip's true flow.
 """
 
 from __future__ import annotations
 
 from emim.data.synthetic.classes import CLASSES, MOTIONS, Dimension, Motion
+from emim.data.synthetic.displacement import true_displacement
 from emim.data.synthetic.motion import Tracks
 from emim.data.synthetic.options import ClipOptions
 from emim.data.synthetic.render import RenderedClip, composite_clip, render_clip
@@ -30,5 +31,6 @@ __all__ = [
     "Tracks",
     "composite_clip",
     "render_clip",
+    "true_displacement",
     "write_dataset",
 ]

@@ -45,12 +45,14 @@ class RenderedClip:
         label: class name.
         fps: frames per second.
         tracks: where objects and background are in every frame.
+        objects_THW: what is seen at a pixel: 0 the background, k + 1 object k of `tracks`.
     """
 
     frames_THWC: npt.NDArray[np.uint8]
     label: str
     fps: int
     tracks: Tracks
+    objects_THW: npt.NDArray[np.uint8]
 
 
 def render_clip(label: str, *, seed: int, options: ClipOptions = _DEFAULT_OPTIONS) -> RenderedClip:
@@ -188,11 +190,12 @@ def _draw_tracks(
 def _render(label: str, scene: _Scene, background_HWC: Texture, sprites: list[Sprite]) -> RenderedClip:
     tracks, options = scene.tracks, scene.options
     frames_TCHW = _background_frames(background_HWC, tracks.background_T2, scene.margin)
+    objects_THW = torch.zeros(frames_TCHW[:, 0].shape, dtype=torch.uint8)
     for k, sprite_SSC in enumerate(sprites):
-        _paste(frames_TCHW, sprite_SSC, tracks, k)
+        _paste(frames_TCHW, objects_THW, sprite_SSC, tracks, k)
     frames_THWC = _finish(frames_TCHW, scene.noise)
     assert options.fps is not None
-    return RenderedClip(frames_THWC, label, options.fps, tracks)
+    return RenderedClip(frames_THWC, label, options.fps, tracks, objects_THW.numpy())
 
 
 def _background_frames(background_HWC: Texture, shift_T2: npt.NDArray[np.float64], margin: int) -> torch.Tensor:
@@ -208,8 +211,8 @@ def _background_frames(background_HWC: Texture, shift_T2: npt.NDArray[np.float64
     return frames_TCHW
 
 
-def _paste(frames_TCHW: torch.Tensor, sprite_SSC: Sprite, tracks: Tracks, k: int) -> None:
-    """Draw object k over the frames, in place.
+def _paste(frames_TCHW: torch.Tensor, objects_THW: torch.Tensor, sprite_SSC: Sprite, tracks: Tracks, k: int) -> None:
+    """Draw object k over the frames, and its number over `objects_THW`, in place.
 
     Frame pixels are mapped back into the sprite and read bilinearly from the two nearest levels of a
     pyramid, so that a shrunken object does not alias.
@@ -253,6 +256,7 @@ def _paste(frames_TCHW: torch.Tensor, sprite_SSC: Sprite, tracks: Tracks, k: int
         patch_CBB = patch_TCBB[t, :, top - row : bottom - row, left - column : right - column]
         target_CBB = frames_TCHW[t, :, top:bottom, left:right]
         target_CBB.mul_(1 - patch_CBB[3]).add_(patch_CBB[:3])
+        objects_THW[t, top:bottom, left:right][patch_CBB[3] > 0.5] = k + 1
 
 
 def _finish(frames_TCHW: torch.Tensor, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
