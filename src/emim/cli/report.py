@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or args.folder / PAGE_FILE
     check_folder(output)
     gaps: list[str] = []
-    recogniser = _load(args, record)
+    recogniser = _load(args, record, gaps)
     clip_list = None if recogniser is None else _find_clips(args, record, recogniser, gaps)
     measurement = None
     if recogniser is not None and clip_list is not None:
@@ -104,13 +104,17 @@ def write_report(
     print(f"{output} ({size(bytes_written)})")
 
 
-def _load(args: argparse.Namespace, record: RunRecord) -> Recogniser | None:
+def _load(args: argparse.Namespace, record: RunRecord, gaps: list[str]) -> Recogniser | None:
     from emim.evaluation.recogniser import Recogniser
 
     if record.card is None:
         return None
     device = find_device(args.device)
-    return Recogniser.load(record.model_file, device=device, precision=find_precision(args.precision, device.type))
+    try:
+        return Recogniser.load(record.model_file, device=device, precision=find_precision(args.precision, device.type))
+    except CheckpointError as error:
+        gaps.append(f"The network could not be tested: {error}.")
+        return None
 
 
 def _find_clips(
