@@ -123,3 +123,17 @@ class SingleFrameError(VideoError):
 
 class FrameIndexError(VideoError, IndexError):
     """A frame index lies outside the video; names the index and the valid range."""
+
+
+class SourceError(EmimError):
+    """A live source (camera, network address) cannot be opened, or was lost for good; names it and says why.
+
+    Attributes:
+        name: the source as it may be shown, without a password.
+        reason: why.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"{name}: {reason}")

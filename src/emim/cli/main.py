@@ -8,12 +8,26 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from emim.cli import bench, demo, diagnose, doctor, generate, models, predict, prepare, report, test, train, visualize
+from emim.cli import (
+    bench,
+    demo,
+    diagnose,
+    doctor,
+    generate,
+    models,
+    predict,
+    prepare,
+    report,
+    stream,
+    test,
+    train,
+    visualize,
+)
 from emim.cli.console import process_rank
 from emim.cli.console import report as report_error
 from emim.errors import EmimError, PreemptedError
 
-_COMMANDS = (demo, train, test, diagnose, report, predict, visualize, models, generate, prepare, doctor, bench)
+_COMMANDS = (demo, train, test, diagnose, report, predict, visualize, stream, models, generate, prepare, doctor, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

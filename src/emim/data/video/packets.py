@@ -73,9 +73,9 @@ class PacketSource:
         self._number_of: dict[tuple[int | None, int | None, int], int] = {}
 
     def _open(self) -> None:
-        self.container = _open_container(self._path)
+        self.container = open_container(self._path)
         try:
-            self.stream = _picture_stream(self.container, self._path)
+            self.stream = picture_stream(self.container, self._path)
         except BaseException:
             self.container.close()
             raise
@@ -158,7 +158,12 @@ def _chain(first: Packet[VideoStream], rest: Iterator[Packet[VideoStream]]) -> I
     yield from rest
 
 
-def _open_container(path: Path) -> InputContainer:
+def open_container(path: Path) -> InputContainer:
+    """Open a video file with FFmpeg.
+
+    Raises:
+        NotAVideoError, EmptyVideoError, TruncatedVideoError: as listed for `open_video`.
+    """
     # Text never reaches FFmpeg: a playlist under a video's name could make it open other files.
     if holds_text(path):
         raise _not_a_video(path)
@@ -190,8 +195,12 @@ def _not_a_video(path: Path) -> NotAVideoError:
     return NotAVideoError(path, f"is not a video: it holds {describe_content(path)}; remove it or convert it to mp4")
 
 
-def _picture_stream(container: InputContainer, path: Path) -> VideoStream:
-    """The first video stream that is no cover picture of a sound file."""
+def picture_stream(container: InputContainer, path: Path) -> VideoStream:
+    """The first video stream that is no cover picture of a sound file.
+
+    Raises:
+        EmptyVideoError, NoVideoStreamError: as listed for `open_video`.
+    """
     cover = av.stream.Disposition.attached_pic
     for stream in container.streams.video:
         if not stream.disposition & cover:

@@ -146,7 +146,7 @@ class VideoFileReader(VideoReader):
         # Kept, because frames counted past damage could be shifted.
         self._damage: VideoError | None = None
         self.num_frames = 0
-        _check_file(self.path)
+        check_file(self.path)
         with _quiet_ffmpeg():
             self._source = PacketSource(self.path, packet_memory)
             try:
@@ -444,7 +444,8 @@ def _quiet_ffmpeg() -> Iterator[None]:
         av.logging.set_level(level)
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise VideoNotFoundError, EmptyVideoError or VideoError where there is no file with content to read."""
     try:
         size = path.stat().st_size
     except FileNotFoundError:

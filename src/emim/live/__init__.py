@@ -1,0 +1,1 @@
+"""Recognising actions in what is happening now: cameras, network streams, and files played in real time."""
