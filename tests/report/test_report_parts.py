@@ -216,6 +216,14 @@ def test_what_flatters_is_said(trained: Path, generated: Path) -> None:
     assert len({row.sha256 for row in rows}) == 3
 
 
+def test_what_prepare_left_out_is_said(trained: Path, tmp_path: Path) -> None:
+    told = {"splits": {"val": {"missing": ["a"], "failed": ["b", "c"], "listed": 50}}}
+    (tmp_path / "prepare.json").write_text(json.dumps(told))
+    tested = ClipList((ClipEntry(tmp_path / "d.mp4", 0),), ("one", "two"), tmp_path / "val.csv")
+    [remark] = remarks_on_clips(read_run(trained), tested)
+    assert remark.startswith("emim prepare left out 3 of 50 clips")
+
+
 def test_the_most_confident_clips_of_different_classes_come_first() -> None:
     label, named = [0, 0, 0, 1, 2, 2], [0, 0, 0, 1, 0, 1]
     score = [0.99, 0.98, 0.97, 0.6, 0.5, 0.8]

@@ -8,6 +8,7 @@ from typing import Any
 
 from emim.data.folder import fingerprint
 from emim.data.manifest import ClipList
+from emim.data.prepare.output import left_out
 from emim.report.run_folder import RunRecord
 from emim.report.words import count
 
@@ -45,7 +46,18 @@ def data_rows(run: RunRecord, tested: ClipList | None) -> tuple[DataRow, ...]:
 
 
 def remarks_on_clips(run: RunRecord, tested: ClipList) -> tuple[str, ...]:
-    """What makes the figures of a test look better than they are, in sentences."""
+    """What makes the figures of a test look better than they are, or leaves something out, in sentences."""
+    lacking = left_out(tested.source)
+    if lacking is None:
+        return _flattery(run, tested)
+    return (
+        *_flattery(run, tested),
+        f"emim prepare left out {lacking.clips} of {lacking.listed} clips that the data set lists, and they are in no "
+        f"figure; {lacking.report} names them.",
+    )
+
+
+def _flattery(run: RunRecord, tested: ClipList) -> tuple[str, ...]:
     digest = fingerprint(tested)["sha256"]
     recorded = {part: found.get("sha256") for part, found in run.data.items() if isinstance(found, Mapping)}
     if digest == recorded.get("train"):
