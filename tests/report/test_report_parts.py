@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from emim.data.folder import load_clips
 from emim.data.manifest import ClipEntry, ClipList
 from emim.data.preprocessing import Preprocessing
 from emim.errors import ConfigError, DataError
@@ -202,8 +203,6 @@ def test_what_flatters_is_said(trained: Path, generated: Path) -> None:
     names = sorted(_names(generated))
     own = validation_clips(run.config, names)
     assert "chosen by their accuracy on these clips" in remarks_on_clips(run, own)[0]
-    from emim.data.folder import load_clips
-
     assert "trained on" in remarks_on_clips(run, load_clips(generated, split="train", classes=names))[0]
     others = load_clips(generated, split="test", classes=names)
     assert remarks_on_clips(run, others) == ()

@@ -10,7 +10,6 @@ import hashlib
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from emim.evaluation.testing import wilson_interval
 from emim.report import words
@@ -47,7 +46,7 @@ def render(report: Report) -> str:
     )
     environment.filters.update(percent=words.percent, points=words.points, duration=words.duration, data_uri=_data_uri)
     environment.globals.update(count=words.count)
-    style, script = (Markup(_source(environment, name)) for name in ("style.css", "play.js"))
+    style, script = (_source(environment, name) for name in ("style.css", "play.js"))
     run, measurement = report.run, report.measurement
     return environment.get_template("report.html").render(
         report=report,

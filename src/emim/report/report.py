@@ -1,16 +1,14 @@
-"""Put together what a report says, and write its page."""
+"""Put together what a report says."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 
 from emim.data.manifest import relative_path
-from emim.errors import ConfigError, DataError, UnknownNameError, VideoError
+from emim.errors import DataError, UnknownNameError, VideoError
 from emim.evaluation.recogniser import Recogniser
-from emim.files import whole_file
 from emim.machine import Machine, describe_machine
 from emim.report.choice import ChosenClip, choose_clips
 from emim.report.measurement import Measurement
@@ -99,27 +97,6 @@ def gather(
         machine=describe_machine(),
         written=datetime.now(timezone.utc),
     )
-
-
-def write_page(report: Report, path: Path) -> int:
-    """Write the page; it appears whole or not at all.
-
-    Returns:
-        Its size in bytes.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    from emim.report.page import render
-
-    # Names of files may hold bytes that are no text; the page shows a question mark for them.
-    content = render(report).encode("utf-8", "replace")
-    try:
-        with whole_file(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror or error})") from error
-    return len(content)
 
 
 def _show(recogniser: Recogniser, measurement: Measurement, clip: ChosenClip) -> ShownClip:
