@@ -77,7 +77,6 @@ def test_the_log_becomes_series_over_epochs(tmp_path: Path) -> None:
     assert history.series("train_loss_step") == ((0.5, 2.5), (2.5, 1.5))
     assert history.not_finite("train_loss_step") == 1
     assert history.series("nothing") == ()
-    assert not history.has("nothing")
 
 
 def test_a_first_epoch_that_has_not_ended_is_counted_in_steps() -> None:

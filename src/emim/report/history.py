@@ -20,10 +20,6 @@ class History:
 
     rows: tuple[Row, ...]
 
-    def has(self, key: str) -> bool:
-        """Whether a finite value of that name was logged."""
-        return any(math.isfinite(row.get(key, math.nan)) for row in self.rows)
-
     @property
     def steps_per_epoch(self) -> float | None:
         """From the last epoch that ended; None where none has."""
