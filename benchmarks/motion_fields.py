@@ -56,13 +56,13 @@ def farneback(frames_THWC: Frames) -> Floats:
     return np.stack(flows).transpose(0, 3, 1, 2)
 
 
-def network(recogniser: Recogniser, block: str, short_side: int) -> Method:
+def network(recogniser: Recogniser, block: str, short_side: int, *, less_still: bool = False) -> Method:
     def method(frames_THWC: Frames) -> Floats:
         height, width = frames_THWC.shape[1:3]
         factor = short_side / min(height, width)
         frames_TCHW = resize(to_tensor(frames_THWC), round(height * factor), round(width * factor))
         clip_1CTHW = normalise(frames_TCHW, recogniser.preprocessing).transpose(0, 1)[None]
-        field = motion_field(recogniser.model, clip_1CTHW, blocks=[block])[block]
+        field = motion_field(recogniser.model, clip_1CTHW, blocks=[block], less_still=less_still)[block]
         return (field.displacement_BT2HW[0, :-1] / factor).numpy()
 
     return method
@@ -127,6 +127,7 @@ def main() -> None:
     blocks = list(emim_blocks(recogniser.model))
     methods: dict[str, Method] = {"doing nothing": nothing}
     methods |= {f"motion field, {block}": network(recogniser, block, args.short_side) for block in blocks}
+    methods[f"{blocks[0]}, less still"] = network(recogniser, blocks[0], args.short_side, less_still=True)
     methods["Farneback (OpenCV)"] = farneback
     for name, options in SETS.items():
         rows = on_generated(options, methods, args.clips)

@@ -26,6 +26,7 @@ if not torch.cuda.is_available():
 
 import miniature
 from chromium import Chromium, ChromiumMissingError, find_chromium
+from serving import Served, read_address
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
@@ -184,6 +185,18 @@ def chromium() -> Iterator[Chromium]:
         pytest.skip(str(error))
     with Chromium(program) as browser:
         yield browser
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """`emim serve` with the bundled model on the CPU, which takes 2 MB and 5 seconds of video."""
+    folder = tmp_path_factory.mktemp("served")
+    words = ("serve", "--port", 0, "--device", "cpu", "--max-mb", 2, "--max-seconds", 5, "--read-mb", 512)
+    with start_emim(*words, environment={"TMPDIR": str(folder)}) as process:
+        try:
+            yield read_address(process, folder)
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="session")

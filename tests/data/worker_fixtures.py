@@ -15,4 +15,9 @@ def work(item: str) -> str:
         os._exit(7)
     if item == "hang":
         time.sleep(600)
+    if item == "spin":
+        while True:
+            pass
+    if item == "gigabytes":
+        bytearray(4 << 30)
     return item.upper()

@@ -79,3 +79,11 @@ def test_errors_name_what_there_is(model: torch.nn.Module) -> None:
         motion_field(model, clip[..., :8])
     with pytest.raises(ClipSizeError, match=r"must be \[B, 3, T, H, W\]"):
         motion_field(model, clip[0])
+
+
+def test_a_still_clip_has_no_motion_less_that_of_a_still_one(model: torch.nn.Module) -> None:
+    still = torch.randn(2, 3, 1, 64, 64).expand(-1, -1, 5, -1, -1)
+    raw = motion_field(model, still)["blocks3.0.attn"].displacement_BT2HW
+    less = motion_field(model, still, less_still=True)["blocks3.0.attn"].displacement_BT2HW
+    assert raw.abs().max() > 0.1
+    torch.testing.assert_close(less[:, 2], torch.zeros_like(less[:, 2]), atol=1e-4, rtol=0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -58,12 +59,17 @@ def test_the_field_is_that_of_a_clip_at_that_step(model: torch.nn.Module, clip: 
     from emim.motion import motion_field
 
     with open_video(clip) as reader:
-        motion = list(video_motion(model, PRE, reader, OPTIONS))
+        motion = list(video_motion(model, PRE, reader, replace(OPTIONS, raw=True)))
+        less_still = list(video_motion(model, PRE, reader, OPTIONS))
+        still_TCHW = resize(to_tensor(reader.read([5] * 4)), 32, 43)
         frames_TCHW = resize(to_tensor(reader.read([1, 3, 5, 7])), 32, 43)
     clip_1CTHW = normalise(frames_TCHW, PRE).transpose(0, 1)[None]
     field = motion_field(model, clip_1CTHW)["blocks3.0.attn"]
-    expected_2hw = field.displacement_BT2HW[0, 1].numpy() * np.array([64 / 43, 48 / 32])[:, None, None]
-    np.testing.assert_allclose(motion[3].displacement_2hw, expected_2hw, rtol=1e-3, atol=1e-3)
+    still = motion_field(model, normalise(still_TCHW, PRE).transpose(0, 1)[None])["blocks3.0.attn"]
+    to_frame_211 = np.array([64 / 43, 48 / 32])[:, None, None]
+    for found, wanted in ((motion, field), (less_still, field.less(still))):
+        expected_2hw = wanted.displacement_BT2HW[0, 1].numpy() * to_frame_211
+        np.testing.assert_allclose(found[3].displacement_2hw, expected_2hw, rtol=1e-3, atol=1e-3)
 
 
 def test_the_step_follows_the_frame_rate_and_the_length(clip: Path) -> None:

@@ -18,6 +18,7 @@ from emim.cli import (
     predict,
     prepare,
     report,
+    serve,
     stream,
     test,
     train,
@@ -27,7 +28,22 @@ from emim.cli.console import process_rank
 from emim.cli.console import report as report_error
 from emim.errors import EmimError, PreemptedError
 
-_COMMANDS = (demo, train, test, diagnose, report, predict, visualize, stream, models, generate, prepare, doctor, bench)
+_COMMANDS = (
+    demo,
+    train,
+    test,
+    diagnose,
+    report,
+    predict,
+    visualize,
+    stream,
+    serve,
+    models,
+    generate,
+    prepare,
+    doctor,
+    bench,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

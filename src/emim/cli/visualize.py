@@ -36,6 +36,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     fields.add_argument("--step", type=positive, help="frames between the two compared (default: by the model)")
     fields.add_argument("--block", help="name of an EMIM block (default: the first, which has the finest tokens)")
     fields.add_argument("--head", type=natural, help="number of one head (default: the mean of all)")
+    fields.add_argument("--raw", action="store_true", help="the field as it is, also where the picture does not change")
     fields.add_argument(
         "--input-size",
         type=positive,
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from emim.motion.video import FieldOptions
 
     check_format(args.output)
-    options = FieldOptions(step=args.step, short_side=args.input_size, block=args.block, head=args.head)
+    options = FieldOptions(step=args.step, short_side=args.input_size, block=args.block, head=args.head, raw=args.raw)
     look = Look(style=args.style, longest_side=args.size, largest=args.largest, seconds=args.seconds)
     recogniser = Recogniser.load(args.checkpoint, device=find_device(args.device))
     if not args.no_caption:

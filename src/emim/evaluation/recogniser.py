@@ -90,7 +90,7 @@ class Recogniser:
             views_VCTHW = test_views(reader, self.preprocessing, 0, reader.num_frames)
         score_K = self.score(views_VCTHW)
         check_finite(score_K, video, self.precision)
-        return self._best(score_K, topk)
+        return self.best(score_K, topk)
 
     def predict_many(
         self,
@@ -142,8 +142,7 @@ class Recogniser:
             precision=self.precision,
         )
         return (
-            (path, score_K if isinstance(score_K, VideoError) else self._best(score_K, topk))
-            for path, score_K in scores
+            (path, score_K if isinstance(score_K, VideoError) else self.best(score_K, topk)) for path, score_K in scores
         )
 
     def score(self, views_VCTHW: Tensor) -> Tensor:
@@ -152,7 +151,8 @@ class Recogniser:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16):
             return score_views(self.model, [views_VCTHW], self.device)[0].cpu()
 
-    def _best(self, score_K: Tensor, topk: int) -> list[Prediction]:
+    def best(self, score_K: Tensor, topk: int) -> list[Prediction]:
+        """The best classes of one video's scores, best first; at most as many as there are."""
         best = score_K.topk(min(topk, len(self.classes)))
         return [
             Prediction(self.classes[index], score)

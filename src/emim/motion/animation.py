@@ -15,7 +15,7 @@ from emim.data.video import VideoReader, open_video
 from emim.data.video.write import check_format, write_video
 from emim.errors import ConfigError
 from emim.motion.drawing import STYLES, Floats, Picture, Style, draw
-from emim.motion.video import DEFAULT_OPTIONS, FieldOptions, FrameMotion, video_motion, window_of
+from emim.motion.video import DEFAULT_OPTIONS, FieldOptions, FrameMotion, sampled_lengths, video_motion, window_of
 
 _PROBES = 6
 """Places of a video at which its largest displacement is looked for before it is drawn."""
@@ -130,23 +130,13 @@ def _drawn(
 
 
 def _largest(
-    model: nn.Module,
-    pre: Preprocessing,
-    reader: VideoReader,
-    options: FieldOptions,
-    look: Look,
-    total: int,
+    model: nn.Module, pre: Preprocessing, reader: VideoReader, options: FieldOptions, look: Look, total: int
 ) -> float:
-    """A length that few displacements exceed, from frames spread over the video."""
-    length, step = window_of(pre, reader, options, total)
-    window = length * step
-    starts = np.unique(np.linspace(0, max(0, total - window), _PROBES).astype(int)).tolist()
-    lengths: list[Floats] = []
-    for start in starts:
-        stop = min(total, start + window)
-        motion = video_motion(model, pre, reader, options, longest_side=look.longest_side, first=start, stop=stop)
-        lengths.extend(np.hypot(*item.displacement_2hw).ravel() for item in motion)
-    return full_colour_length(np.concatenate(lengths), min(look.longest_side, max(reader.height, reader.width)))
+    """A length that few displacements exceed, in pixels of the frames drawn."""
+    lengths = sampled_lengths(model, pre, reader, options, total=total, windows=_PROBES)
+    longest = max(reader.height, reader.width)
+    shown = min(look.longest_side, longest)
+    return full_colour_length(lengths * np.float32(shown / longest), shown)
 
 
 def full_colour_length(lengths: Floats, longest_side: int) -> float:

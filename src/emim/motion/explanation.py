@@ -21,8 +21,9 @@ from emim.errors import ConfigError
 from emim.evaluation.recogniser import Recogniser
 from emim.evaluation.views import view_logits
 from emim.files import whole_file
+from emim.motion.change import picture_change
 from emim.motion.drawing import Floats, Picture
-from emim.motion.field import motion_field
+from emim.motion.field import MotionField, motion_field
 from emim.motion.relevance import class_relevance
 from emim.motion.sheet import draw_sheet
 from emim.naming import nearest
@@ -45,7 +46,8 @@ class Explanation:
         frames_THWC: the view's pixels, as the network saw them.
         relevance_Thw: how much each frame and place speaks for the class (above 0) or against it; see
             `emim.motion.relevance`.
-        displacement_T2hw: where places go until the next frame, in pixels of the view; None without EMIM blocks.
+        displacement_T2hw: where places go until the next frame, in pixels of the view, as `emim.motion.video`
+            shows them; None without EMIM blocks.
         confidence_Thw: of the displacements.
     """
 
@@ -125,11 +127,23 @@ def explain(recogniser: Recogniser, video: str | os.PathLike[str], label: str | 
         VideoError: the video cannot be read.
         ConfigError: there is no such class.
     """
-    model, pre, classes = recogniser.model, recogniser.preprocessing, recogniser.classes
-    if label is not None and label not in classes:
-        raise ConfigError(f"no class {label!r}; {nearest(label, classes)}")
+    _check_label(recogniser, label)  # before anything is read
     with open_video(video) as reader:
-        views_VCTHW = test_views(reader, pre).to(recogniser.device)
+        views_VCTHW = test_views(reader, recogniser.preprocessing)
+    return explain_views(recogniser, video, views_VCTHW, label)
+
+
+def explain_views(
+    recogniser: Recogniser, video: str | os.PathLike[str], views_VCTHW: Tensor, label: str | None = None
+) -> Explanation:
+    """The same of a video that has been read: its views as of `emim.data.preprocessing.test_views`.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
+    _check_label(recogniser, label)
+    model, pre, classes = recogniser.model, recogniser.preprocessing, recogniser.classes
+    views_VCTHW = views_VCTHW.to(recogniser.device)
     with torch.inference_mode():
         score_VK = view_logits(model, [views_VCTHW], recogniser.device)[0].softmax(-1)
     score_K = score_VK.mean(0)
@@ -137,9 +151,11 @@ def explain(recogniser: Recogniser, video: str | os.PathLike[str], label: str | 
     order = [int(other) for other in score_K.argsort(descending=True) if int(other) != index]
     view = int(score_VK[:, index].argmax())
     clip_1CTHW = views_VCTHW[view : view + 1]
-    field = None
+    frames_THWC = _pixels(clip_1CTHW[0], pre)
+    displacement_T2hw = confidence_Thw = None
     if blocks := list(emim_blocks(model)):
-        field = motion_field(model, clip_1CTHW, blocks=blocks[:1])[blocks[0]]
+        field = motion_field(model, clip_1CTHW, blocks=blocks[:1], less_still=True)[blocks[0]]
+        displacement_T2hw, confidence_Thw = _drawn(field, frames_THWC)
     return Explanation(
         video=Path(video),
         label=classes[index],
@@ -147,11 +163,25 @@ def explain(recogniser: Recogniser, video: str | os.PathLike[str], label: str | 
         runners_up=tuple((classes[other], float(score_K[other])) for other in order[:2]),
         view=view,
         num_views=len(views_VCTHW),
-        frames_THWC=_pixels(clip_1CTHW[0], pre),
+        frames_THWC=frames_THWC,
         relevance_Thw=class_relevance(model, clip_1CTHW, index)[0].cpu().numpy(),
-        displacement_T2hw=None if field is None else field.displacement_BT2HW[0].cpu().numpy(),
-        confidence_Thw=None if field is None else field.confidence_BTHW[0].cpu().numpy(),
+        displacement_T2hw=displacement_T2hw,
+        confidence_Thw=confidence_Thw,
     )
+
+
+def _drawn(field: MotionField, frames_THWC: Picture) -> tuple[Floats, Floats]:
+    """displacement_T2hw and confidence_Thw; nothing moves where the picture does not change."""
+    steps, *grid = field.confidence_BTHW.shape[1:]
+    every = len(frames_THWC) // steps
+    pixels_1TCHW = torch.from_numpy(frames_THWC[: every * steps : every]).permute(0, 3, 1, 2)[None]
+    change_T1hw = picture_change(pixels_1TCHW, (grid[0], grid[1]))[0, :, None].numpy()
+    return field.displacement_BT2HW[0].cpu().numpy() * change_T1hw, field.confidence_BTHW[0].cpu().numpy()
+
+
+def _check_label(recogniser: Recogniser, label: str | None) -> None:
+    if label is not None and label not in recogniser.classes:
+        raise ConfigError(f"no class {label!r}; {nearest(label, recogniser.classes)}")
 
 
 def _pixels(view_CTHW: Tensor, pre: Preprocessing) -> Picture:

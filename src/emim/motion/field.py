@@ -39,9 +39,26 @@ class MotionField:
     displacement_BT2HW: Tensor
     confidence_BTHW: Tensor
 
+    def less(self, still: MotionField) -> MotionField:
+        """This field less that of a still clip: of one for each clip, or of one for all."""
+        middle = still.displacement_BT2HW.shape[1] // 2
+        still_B12HW = still.displacement_BT2HW[:, middle : middle + 1]
+        return MotionField(self.displacement_BT2HW - still_B12HW, self.confidence_BTHW)
+
+
+def still_clip(clip_BCTHW: Tensor) -> Tensor:
+    """The middle frame of each clip for the clip's whole length."""
+    T = clip_BCTHW.shape[2]
+    return clip_BCTHW[:, :, T // 2 : T // 2 + 1].expand(-1, -1, T, -1, -1)
+
 
 def motion_field(
-    model: nn.Module, clip_BCTHW: Tensor, *, blocks: Iterable[str] | None = None, head: int | None = None
+    model: nn.Module,
+    clip_BCTHW: Tensor,
+    *,
+    blocks: Iterable[str] | None = None,
+    head: int | None = None,
+    less_still: bool = False,
 ) -> dict[str, MotionField]:
     """The displacement field of each chosen EMIM block, from one pass of a network over a clip.
 
@@ -54,6 +71,8 @@ def motion_field(
         clip_BCTHW: normalised clip as the network takes it, [B, 3, T, H, W].
         blocks: names as in `emim.nn.affinity.emim_blocks`; None for all. The first of a network has the finest tokens.
         head: number of one head; None for the mean of all.
+        less_still: take off what the block says of the clip's middle frame standing still (see `still_clip`), which
+            tells motion from what a pattern or the lack of one looks like to it. Costs a second pass.
 
     Returns:
         A field for each block, by name.
@@ -75,7 +94,14 @@ def motion_field(
         with torch.inference_mode():
             affinity = affinity_of(model, clip_BCTHW, chosen)
             H, W = clip_BCTHW.shape[3:]
-            return {name: _field(affinity[name], block, head, (H, W)) for name, block in chosen.items()}
+            fields = {name: _field(affinity[name], block, head, (H, W)) for name, block in chosen.items()}
+            if less_still:
+                affinity = affinity_of(model, still_clip(clip_BCTHW), chosen)
+                fields = {
+                    name: field.less(_field(affinity[name], chosen[name], head, (H, W)))
+                    for name, field in fields.items()
+                }
+            return fields
     finally:
         model.train(was_training)
 

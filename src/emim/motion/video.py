@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,8 @@ from emim.data.preprocessing import Preprocessing, normalise, resize, to_tensor
 from emim.data.sampling import REFERENCE_FPS
 from emim.data.video import VideoReader
 from emim.errors import ConfigError
-from emim.motion.field import choose_blocks, motion_field
+from emim.motion.change import picture_change
+from emim.motion.field import MotionField, choose_blocks, motion_field, still_clip
 
 Floats = npt.NDArray[np.float32]
 Picture = npt.NDArray[np.uint8]
@@ -41,12 +42,15 @@ class FieldOptions:
         short_side: of the frames that the network is given, in pixels; None is what it was trained on, at least 192.
         block: name of an EMIM block; None for the network's first, which has the finest tokens.
         head: number of one head; None for the mean of all.
+        raw: the field as it is. Otherwise what the block says of each window's middle frame standing still is taken
+            off, and displacements fade out where the picture does not change (`emim.motion.change`).
     """
 
     step: int | None = None
     short_side: int | None = None
     block: str | None = None
     head: int | None = None
+    raw: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("step", 1), ("short_side", 1), ("head", 0)):
@@ -103,16 +107,13 @@ def video_motion(
         ConfigError: the block has no such head.
         VideoError: a frame cannot be read.
     """
-    block = options.block or next(iter(choose_blocks(model)))
-    [module] = choose_blocks(model, [block]).values()
-    if options.head is not None and options.head >= module.num_heads:
-        raise ConfigError(f"{block} has the heads 0 to {module.num_heads - 1}, so none of number {options.head}")
+    block = _choose_block(model, options)
     last = reader.num_frames if stop is None else min(stop, reader.num_frames)
     total = last - first
     if total < 1:
         return
     length, step = window_of(pre, reader, options, total)
-    seen = scaled_size(reader.height, reader.width, short=options.short_side or max(_LEAST_SIDE, pre.size))
+    seen = _seen_size(pre, reader, options)
     shown = scaled_size(reader.height, reader.width, long=min(longest_side, max(reader.height, reader.width)))
     to_shown_21 = torch.tensor([shown[1] / seen[1], shown[0] / seen[0]]).view(2, 1, 1)
     device = next(model.parameters()).device
@@ -126,9 +127,10 @@ def video_motion(
             held.popleft()
         begin = start
         held.extend(itertools.islice(frames, step * length - len(held)))
-        seen_TCHW = normalise(torch.stack([small_CHW for _, small_CHW in held]).to(device), pre)
-        clip_PCTHW = seen_TCHW.view(length, step, 3, *seen).permute(1, 2, 0, 3, 4)  # a clip for each phase
-        field = motion_field(model, clip_PCTHW, blocks=[block], head=options.head)[block]
+        pixels_TCHW = torch.stack([small_CHW for _, small_CHW in held]).to(device)
+        # A clip for each phase of the step.
+        pixels_PTCHW = pixels_TCHW.view(length, step, 3, *seen).transpose(0, 1)
+        field = _field(model, pixels_PTCHW, pre, block, options)
         ends = begin + step * length == total
         for offset in range(given - begin, step * (length if ends else max(1, length - 1))):
             # A stem that halves the frames has a field for every second one.
@@ -140,6 +142,55 @@ def video_motion(
                 field.confidence_BTHW[phase, time].cpu().numpy(),
             )
             given += 1
+
+
+def _field(
+    model: nn.Module, pixels_PTCHW: Tensor, pre: Preprocessing, block: str, options: FieldOptions
+) -> MotionField:
+    """The field of each phase of a window."""
+    clip_PCTHW = normalise(pixels_PTCHW, pre).transpose(1, 2)
+    field = motion_field(model, clip_PCTHW, blocks=[block], head=options.head)[block]
+    if options.raw:
+        return field
+    still_1CTHW = still_clip(clip_PCTHW[len(clip_PCTHW) // 2 :][:1])  # one for all phases: they see the same places
+    field = field.less(motion_field(model, still_1CTHW, blocks=[block], head=options.head)[block])
+    steps, *grid = field.confidence_BTHW.shape[1:]
+    every = pixels_PTCHW.shape[1] // steps
+    change_PThw = picture_change(pixels_PTCHW[:, : every * steps : every], (grid[0], grid[1]))
+    return replace(field, displacement_BT2HW=field.displacement_BT2HW * change_PThw[:, :, None])
+
+
+def sampled_lengths(
+    model: nn.Module, pre: Preprocessing, reader: VideoReader, options: FieldOptions, *, total: int, windows: int
+) -> Floats:
+    """Lengths of the displacements at places spread over a video's first `total` frames, in pixels of the video, flat.
+
+    One clip is read at each of at most `windows` places. Errors are those of `video_motion`.
+    """
+    block = _choose_block(model, options)
+    length, step = window_of(pre, reader, options, total)
+    seen = _seen_size(pre, reader, options)
+    device = next(model.parameters()).device
+    lengths = []
+    for start in sorted({round(share * (total - step * length)) for share in np.linspace(0, 1, windows)}):
+        frames_TCHW = to_tensor(reader.read(range(start, start + step * length, step)))
+        pixels_1TCHW = resize(frames_TCHW, *seen, antialias=pre.antialias)[None].to(device)
+        shift_T2hw = _field(model, pixels_1TCHW, pre, block, options).displacement_BT2HW[0] * (reader.height / seen[0])
+        lengths.append(shift_T2hw.norm(dim=1).flatten().cpu().numpy())
+    return np.concatenate(lengths)
+
+
+def _choose_block(model: nn.Module, options: FieldOptions) -> str:
+    name = options.block or next(iter(choose_blocks(model)))
+    [block] = choose_blocks(model, [name]).values()
+    if options.head is not None and options.head >= block.num_heads:
+        raise ConfigError(f"{name} has the heads 0 to {block.num_heads - 1}, so none of number {options.head}")
+    return name
+
+
+def _seen_size(pre: Preprocessing, reader: VideoReader, options: FieldOptions) -> tuple[int, int]:
+    """Height and width that the network is given."""
+    return scaled_size(reader.height, reader.width, short=options.short_side or max(_LEAST_SIDE, pre.size))
 
 
 def window_of(pre: Preprocessing, reader: VideoReader, options: FieldOptions, total: int) -> tuple[int, int]:

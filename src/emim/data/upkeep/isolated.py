@@ -1,12 +1,14 @@
 """Work in child processes that may crash or hang: such an item is reported, and the others go on.
 
 A pool of `concurrent.futures` breaks as a whole when one process dies, and cannot stop one that hangs. Decoders
-of damaged files do both at times.
+of damaged files do both at times. `run_isolated` works through a list; `call_isolated` is for one item that nobody
+vouches for, in a process of its own with limits on what it takes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import signal
 import sys
@@ -15,7 +17,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
 
 from emim.errors import ConfigError, EmimError
 
@@ -23,13 +31,46 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _STOP_SECONDS = 3.0
+_LOOK_SECONDS = 0.2
+_processes = threading.Lock()
+"""multiprocessing looks after all child processes whenever one starts, which two threads cannot do at a time."""
+
+Loss = Literal["time", "memory", "crash", "stopped"]
 
 
 @dataclass(frozen=True)
 class WorkerLoss:
-    """Stands for the result of an item whose process was lost: why, in words."""
+    """Stands for the result of an item whose process was lost: why, in words, and in a word for programs."""
 
     reason: str
+    kind: Loss = "crash"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a process may take for its item. On Windows only the time is limited.
+
+    Attributes:
+        seconds: by the clock, and of the processor.
+        memory: bytes of address space beyond what the process has when it begins; None for no limit.
+        file_size: bytes of any file that it writes; None for no limit.
+    """
+
+    seconds: float
+    memory: int | None = None
+    file_size: int | None = None
+
+    def impose(self) -> None:
+        """Bind this process to them, for the rest of its life."""
+        if resource is None:
+            return
+        _lower(resource.RLIMIT_CORE, 0)
+        _lower(resource.RLIMIT_CPU, math.ceil(self.seconds) + 1)  # in case nobody is left to look at the clock
+        if self.file_size is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails then
+            _lower(resource.RLIMIT_FSIZE, self.file_size)
+        if self.memory is not None and (taken := _address_space()) is not None:
+            _lower(resource.RLIMIT_AS, taken + self.memory)
 
 
 def run_isolated(
@@ -87,14 +128,67 @@ def run_isolated(
             worker.finish()
 
 
+def preload(modules: Sequence[str]) -> None:
+    """Have `call_isolated` start its processes as copies of one that has imported these; to be called before it."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
+
+
+def call_isolated(
+    function: Callable[[Item], Result],
+    item: Item,
+    limits: Limits,
+    *,
+    stopped: threading.Event | None = None,
+) -> Result | WorkerLoss:
+    """Call `function(item)` in a process that does nothing else before or after it.
+
+    Several threads may do so at a time. The process is a copy of one that has done nothing but import (see `preload`),
+    where the system has such; starting it takes milliseconds then.
+
+    Args:
+        function, item: as for `run_isolated`. A `MemoryError` that the function raises is a loss, too.
+        limits: what it may take.
+        stopped: once set, the process is killed.
+
+    Returns:
+        The function's result; `WorkerLoss` when the process crashed, exceeded a limit or was stopped.
+
+    Raises:
+        EmimError: the process does not start.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    worker = _Worker(function, limits, method="forkserver" if "forkserver" in methods else "spawn")
+    given = False
+    try:
+        while stopped is None or not stopped.is_set():
+            if worker.idle and not given:
+                worker.give(0, item, limits.seconds)
+                given = True
+            worker.wait(_LOOK_SECONDS)
+            outcome = worker.poll()
+            if outcome is not None:
+                result: Result | WorkerLoss = outcome[1]
+                return result
+        return WorkerLoss("was stopped", "stopped")
+    finally:
+        worker.kill()
+
+
 class _Worker:
     """A process and the item that it is at."""
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        context = multiprocessing.get_context("spawn")
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        limits: Limits | None = None,
+        method: Literal["spawn", "forkserver"] = "spawn",
+    ) -> None:
+        context: Any = multiprocessing.get_context(method)
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        with _interrupts_ignored():  # inherited, so that Ctrl-C gives no traceback while the process starts
+        self._process = context.Process(target=_serve, args=(theirs, function, limits), daemon=True)
+        # Interrupts are ignored, which is inherited, so that Ctrl-C gives no traceback while the process starts.
+        with _processes, _interrupts_ignored():
             self._process.start()
         theirs.close()
         self._position: int | None = None
@@ -125,11 +219,12 @@ class _Worker:
             return self._outcome(result)
         if self.deadline is not None and time.monotonic() > self.deadline:
             self._process.kill()
-            return self._lose(f"took longer than {self._limit:.3g} s")
+            return self._lose(WorkerLoss(f"took longer than {self._limit:.3g} s", "time"))
         return None
 
-    def _lose(self, reason: str | None) -> tuple[int, WorkerLoss] | None:
-        self._process.join()
+    def _lose(self, loss: WorkerLoss | None) -> tuple[int, WorkerLoss] | None:
+        with _processes:
+            self._process.join()
         if not self._ready:
             raise EmimError(
                 f"a worker process did not start (exit status {self._process.exitcode}); a script that starts "
@@ -139,13 +234,25 @@ class _Worker:
         self.connection.close()
         if self._position is None:
             return None
-        return self._outcome(WorkerLoss(reason or f"its process crashed ({_exit_text(self._process.exitcode)})"))
+        return self._outcome(loss or _crash(self._process.exitcode))
 
     def _outcome(self, result: Any) -> tuple[int, Any]:
         assert self._position is not None
         outcome = self._position, result
         self._position = self.deadline = None
         return outcome
+
+    def wait(self, seconds: float) -> None:
+        """Until there may be something to poll, or that long, or until the item's time is over."""
+        left = seconds if self.deadline is None else min(seconds, self.deadline - time.monotonic() + 0.01)
+        wait([self.connection], timeout=max(0.0, left))
+
+    def kill(self) -> None:
+        """End it whatever it does."""
+        self.connection.close()
+        with _processes:
+            self._process.kill()
+            self._process.join()
 
     def stop(self) -> None:
         self.connection.close()
@@ -163,6 +270,12 @@ def _patience(busy: list[_Worker]) -> float | None:
     """Seconds until the first of these exceeds its limit."""
     deadlines = [worker.deadline for worker in busy if worker.deadline is not None]
     return max(0.0, min(deadlines) - time.monotonic()) + 0.01 if deadlines else None
+
+
+def _crash(status: int | None) -> WorkerLoss:
+    if hasattr(signal, "SIGXCPU") and status == -signal.SIGXCPU:
+        return WorkerLoss("took more than its time of the processor", "time")
+    return WorkerLoss(f"its process crashed ({_exit_text(status)})")
 
 
 def _exit_text(status: int | None) -> str:
@@ -183,7 +296,23 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
+def _lower(kind: int, value: int) -> None:
+    """Set a limit, or leave a lower one that there is."""
+    _, hard = resource.getrlimit(kind)
+    bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (bound, bound))
+
+
+def _address_space() -> int | None:
+    """Bytes of address space of this process, where the system says so."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError):
+        return None
+    return pages * resource.getpagesize()
+
+
+def _serve(connection: Connection, function: Callable[[Any], Any], limits: Limits | None = None) -> None:
     """The life of a process: an item, its result, and so on until the other side closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which stops this one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -193,7 +322,14 @@ def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
             item = connection.recv()
         except (EOFError, ConnectionError):
             return
-        result = function(item)
+        if limits is not None:
+            limits.impose()
+        try:
+            result = function(item)
+        except MemoryError:
+            if limits is None:
+                raise
+            result = WorkerLoss("needs more memory than it may have", "memory")
         try:
             connection.send(result)
         except ConnectionError:  # the main process has been killed meanwhile

@@ -31,7 +31,7 @@ def check_format(path: Path) -> None:
         raise ConfigError(f"{path}: name the output .mp4 or .gif")
 
 
-def write_video(path: Path, frames: Iterable[Frames], fps: float, *, crf: int = 23) -> int:
+def write_video(path: Path, frames: Iterable[Frames], fps: float, *, crf: int = 23, threads: int = 0) -> int:
     """Write frames, as they come, into a file that appears whole or not at all.
 
     Args:
@@ -40,6 +40,7 @@ def write_video(path: Path, frames: Iterable[Frames], fps: float, *, crf: int = 
         frames: at least one, frame_HWC in RGB, all of one size.
         fps: frames per second.
         crf: quality of the mp4, 0 (lossless) to 51.
+        threads: of the mp4's encoder; 0 is its own choice.
 
     Returns:
         How many frames came.
@@ -48,11 +49,13 @@ def write_video(path: Path, frames: Iterable[Frames], fps: float, *, crf: int = 
         ConfigError: another format, or the file cannot be written.
     """
     check_format(path)
-    write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
     counted = _Counted(frames)
     try:
         with whole_file(path) as temporary:
-            write(temporary, iter(counted), fps, crf)
+            if path.suffix.lower() == ".gif":
+                _write_gif(temporary, iter(counted), fps)
+            else:
+                _write_mp4(temporary, iter(counted), fps, crf, threads)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror or error})") from error
     return counted.number
@@ -71,13 +74,14 @@ class _Counted:
             yield frame_HWC
 
 
-def _write_mp4(path: Path, frames: Iterator[Frames], fps: float, crf: int) -> None:
+def _write_mp4(path: Path, frames: Iterator[Frames], fps: float, crf: int, threads: int) -> None:
     first_HWC = next(frames)
     height, width = (side // 2 * 2 for side in first_HWC.shape[:2])
     rate = Fraction(fps).limit_denominator(1001)
     # The index comes first, so that a browser can play before it has all.
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "veryfast"})
+        stream.thread_count = threads
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame_HWC in chain((first_HWC,), frames):
             even_HWC = np.ascontiguousarray(frame_HWC[:height, :width])
@@ -85,7 +89,7 @@ def _write_mp4(path: Path, frames: Iterator[Frames], fps: float, crf: int) -> No
         container.mux(stream.encode())
 
 
-def _write_gif(path: Path, frames: Iterator[Frames], fps: float, crf: int) -> None:
+def _write_gif(path: Path, frames: Iterator[Frames], fps: float) -> None:
     every = max(1, round(fps / _GIF_FPS))
     pictures = (Image.fromarray(frame_HWC) for number, frame_HWC in enumerate(frames) if number % every == 0)
     first = next(pictures)

@@ -1,0 +1,204 @@
+"""From an upload to its prediction: decoded elsewhere, one video at a time on the network, a bounded number waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from emim.data.preprocessing import finish_views
+from emim.data.upkeep.isolated import WorkerLoss, call_isolated, preload
+from emim.evaluation.recogniser import Prediction, Recogniser
+from emim.evaluation.stream import check_finite
+from emim.serve.intake import MODULES, Intake, Upload, take_in
+from emim.serve.pictures import Pictures, StoppedError, draw_pictures
+from emim.serve.refusal import Refusal
+from emim.serve.settings import Settings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of an upload.
+
+    Attributes:
+        predictions: best first.
+        intake: what the upload holds.
+        pictures: None where none were asked for.
+        seconds: by the clock, of "read" (decoding), "predict" and "pictures"; without waiting for others.
+    """
+
+    predictions: list[Prediction]
+    intake: Intake
+    pictures: Pictures | None
+    seconds: dict[str, float]
+
+
+class Engine:
+    """Answers uploads with a trained network.
+
+    Args:
+        recogniser: the network.
+        settings: what is allowed.
+    """
+
+    def __init__(self, recogniser: Recogniser, settings: Settings) -> None:
+        self.recogniser = recogniser
+        self.settings = settings
+        self.active = self.answered = self.refused = 0
+        self._reading = asyncio.Semaphore(settings.readers)
+        self._network = asyncio.Lock()
+        self._readers = ThreadPoolExecutor(settings.readers, "reader")
+        self._runner = ThreadPoolExecutor(1, "network")
+        self._stopping = False
+        self._stops: set[threading.Event] = set()
+        preload(MODULES)
+        self._readers.submit(self._warm_up)
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place among those that wait, or that the network is at.
+
+        Raises:
+            Refusal: there is none left.
+        """
+        self._check_running()
+        if self.active > self.settings.waiting:
+            self.refused += 1
+            raise Refusal(503, f"{self.active} videos are waiting already; try again in a minute.")
+        self.active += 1
+        try:
+            yield
+            self.answered += 1
+        except Refusal:
+            self.refused += 1
+            raise
+        finally:
+            self.active -= 1
+
+    async def answer(self, path: Path, name: str, *, topk: int, pictures: Path | None = None) -> Answer:
+        """Predict an upload; cancelled, it stops what can be stopped and returns when nothing of it runs any more.
+
+        Args:
+            path: the upload.
+            name: what its sender calls it.
+            topk: how many classes.
+            pictures: an empty folder for pictures; None draws none.
+
+        Raises:
+            Refusal: it cannot be read within the limits.
+        """
+        stopped = threading.Event()
+        self._stops.add(stopped)
+        try:
+            seconds: dict[str, float] = {}
+            copy = None if pictures is None else path.with_name("copy.mp4")
+            async with self._reading:
+                self._check_running()
+                with _timed(seconds, "read"):
+                    intake = await _in_thread(self._readers, stopped, lambda: self._read(path, name, copy, stopped))
+            async with self._network:
+                self._check_running()
+                with _timed(seconds, "predict"):
+                    predictions = await _in_thread(self._runner, stopped, lambda: self._predict(intake, name, topk))
+                drawn = None
+                if pictures is not None and copy is not None:
+                    label = predictions[0].label
+                    with _timed(seconds, "pictures"):
+                        drawn = await _in_thread(
+                            self._runner,
+                            stopped,
+                            lambda: draw_pictures(self.recogniser, intake, copy, name, label, pictures, stopped),
+                        )
+            return Answer(predictions, intake, drawn, seconds)
+        except StoppedError:
+            raise _stopping() from None
+        finally:
+            self._stops.discard(stopped)
+
+    def begin_to_stop(self) -> None:
+        """Refuse what comes and what waits, and tell what is under way to stop."""
+        self._stopping = True
+        for stopped in list(self._stops):
+            stopped.set()
+
+    def stop(self) -> None:
+        """The same, and wait until everything has stopped."""
+        self.begin_to_stop()
+        self._readers.shutdown(cancel_futures=True)
+        self._runner.shutdown(cancel_futures=True)
+
+    def _check_running(self) -> None:
+        if self._stopping:
+            raise _stopping()
+
+    def _warm_up(self) -> None:
+        """Start what readers are copies of, which takes seconds, before somebody waits for it."""
+        nothing = Upload(Path("nothing"), "nothing", self.recogniser.preprocessing, self.settings.max_seconds)
+        call_isolated(take_in, nothing, self.settings.reading)
+
+    def _read(self, path: Path, name: str, copy: Path | None, stopped: threading.Event) -> Intake:
+        settings = self.settings
+        pre = self.recogniser.preprocessing
+        upload = Upload(path, name, pre, settings.max_seconds, copy, settings.overlay_seconds)
+        outcome = call_isolated(take_in, upload, settings.reading, stopped=stopped)
+        if isinstance(outcome, Refusal):
+            raise outcome
+        if isinstance(outcome, WorkerLoss):
+            raise _refusal_of(outcome, name, settings)
+        return outcome
+
+    def _predict(self, intake: Intake, name: str, topk: int) -> list[Prediction]:
+        views_VCTHW = finish_views(torch.from_numpy(intake.views_VCTHW), self.recogniser.preprocessing)
+        score_K = self.recogniser.score(views_VCTHW)
+        check_finite(score_K, name, self.recogniser.precision)
+        return self.recogniser.best(score_K, topk)
+
+
+def _stopping() -> Refusal:
+    return Refusal(503, "The server is stopping.")
+
+
+def _refusal_of(loss: WorkerLoss, name: str, settings: Settings) -> Refusal:
+    if loss.kind == "time":
+        return Refusal(
+            504,
+            f"{name}: decoding took longer than {settings.read_seconds:g} seconds; send a shorter or smaller video.",
+        )
+    if loss.kind == "memory":
+        return Refusal(
+            422, f"{name}: decoding needs more memory than {settings.read_mb} MB; send a video of smaller frames."
+        )
+    if loss.kind == "stopped":
+        return _stopping()
+    return Refusal(422, f"{name}: the decoder crashed on it ({loss.reason}), so it is damaged; export it again.")
+
+
+async def _in_thread(threads: ThreadPoolExecutor, stopped: threading.Event, call: Callable[[], T]) -> T:
+    """The call's result. When this is cancelled, the call is told to stop, and awaited all the same."""
+    submitted = threads.submit(call)
+    future = asyncio.wrap_future(submitted)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        stopped.set()
+        if not submitted.cancel():  # it runs; cancelling `future` would not end it, but end the wait for it
+            await asyncio.wait([future])
+            future.exception()  # nobody wants it any more, and asyncio complains of those that nobody has looked at
+        raise
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    seconds[name] = round(time.monotonic() - started, 3)

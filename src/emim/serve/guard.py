@@ -1,0 +1,83 @@
+"""Who may ask: nobody through another site's page, and no page may be lent to another site or load from one.
+
+A server on localhost can be reached by every page that a browser shows. Such a page's requests carry its own origin,
+and when it gives its own name this machine's address (DNS rebinding), that name as the host.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+class Guard:
+    """Refuses requests of other sites' pages, and adds the headers that keep ours to itself.
+
+    Args:
+        app: what is guarded.
+        host: the address that the server listens at. Where it is this machine's own, others are refused as names.
+    """
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self._app = app
+        self._local_only = is_local(host)
+        self._host = host.lower()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        reason = self._refuses(Headers(scope=scope))
+        if reason is not None:
+            await JSONResponse({"error": reason}, 403)(scope, receive, send_with_headers)
+            return
+        await self._app(scope, receive, send_with_headers)
+
+    def _refuses(self, headers: Headers) -> str | None:
+        host = headers.get("host", "")
+        name = _host_name(f"//{host}")
+        if self._local_only and not (name == self._host or is_local(name)):
+            return f"This server answers to localhost only, not to {host!r}."
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return f"Pages of {origin!r} may not use this server."
+        return None
+
+
+def is_local(host: str) -> bool:
+    """Whether an address or name is this machine's own, which others cannot reach."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _host_name(address: str) -> str:
+    try:
+        return (urlsplit(address).hostname or "").lower()
+    except ValueError:
+        return ""

@@ -1,0 +1,104 @@
+"""The pictures of a result: the motion over the video, and what the decision rests on."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from emim.data.preprocessing import finish_views
+from emim.errors import EmimError
+from emim.evaluation.recogniser import Recogniser
+from emim.motion.animation import Look, animate
+from emim.motion.explanation import explain_views
+from emim.motion.video import FieldOptions
+from emim.serve.intake import Intake
+
+_SHORT_SIDE = 128
+"""Of the frames that the motion is read off, in pixels: half the time of the finer fields of `emim visualize`."""
+
+
+class StoppedError(EmimError):
+    """Nobody waits for the result any more."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What was drawn.
+
+    Attributes:
+        motion: an mp4; None where it could not be drawn.
+        explanation: a PNG; None where it could not be drawn.
+        description: the explanation in words.
+        problem: why something is missing, in words; empty where nothing is.
+    """
+
+    motion: Path | None
+    explanation: Path | None
+    description: str
+    problem: str
+
+
+def draw_pictures(
+    recogniser: Recogniser,
+    intake: Intake,
+    copy: Path,
+    name: str,
+    label: str,
+    folder: Path,
+    stopped: threading.Event,
+) -> Pictures:
+    """Draw into a folder. A network without EMIM blocks has no motion to show, and says so.
+
+    Args:
+        recogniser: the network.
+        intake: the views.
+        copy: the working copy.
+        name: what the sender calls the video.
+        label: the class that is explained.
+        folder: where to write.
+        stopped: once set, drawing ends.
+
+    Raises:
+        StoppedError: `stopped` was set.
+    """
+
+    def go_on(done: int, total: int) -> None:
+        if stopped.is_set():
+            raise StoppedError(f"stopped at frame {done} of {total}")
+
+    motion: Path | None = folder / "motion.mp4"
+    explanation: Path | None = folder / "explanation.png"
+    description, problems = "", []
+    assert motion is not None
+    assert explanation is not None
+    go_on(0, intake.copied)
+    try:
+        views_VCTHW = finish_views(torch.from_numpy(intake.views_VCTHW), recogniser.preprocessing)
+        explained = explain_views(recogniser, name, views_VCTHW, label)
+        explained.save(explanation)
+        description = explained.describe()
+    except EmimError as error:
+        explanation = None
+        problems.append(f"No explanation: {error}.")
+    go_on(0, intake.copied)
+    try:
+        side = max(_SHORT_SIDE, recogniser.preprocessing.size)
+        options = FieldOptions(short_side=side)
+        animate(
+            recogniser.model,
+            recogniser.preprocessing,
+            copy,
+            motion,
+            look=Look(style="both"),
+            options=options,
+            progress=go_on,
+        )
+    except StoppedError:
+        raise
+    except EmimError as error:
+        motion = None
+        problems.append(f"No motion picture: {error}.")
+    return Pictures(motion, explanation, description, " ".join(problems))
