@@ -8,7 +8,7 @@ INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet 
 .PHONY: help demo test test-all bench lint format wheel wheel-check weights clean
 
 help:
-	@echo "make demo        install, then write clips, train, test and predict (a few minutes)"
+	@echo "make demo        install, then write clips, train, test, predict and report (a few minutes)"
 	@echo "make test        install, then run the tests (a few minutes)"
 	@echo "make test-all    with those that take long: killed runs, several processes, every recipe"
 	@echo "make bench       the quick set of measurements, as tables and in build/bench/ (a few minutes)"

@@ -157,6 +157,17 @@ def trained(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def report_page(trained: Path, generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of `trained`, tested on the test clips of `generated`."""
+    from emim.cli.main import main
+
+    page = tmp_path_factory.mktemp("report") / "report.html"
+    words = ["report", trained, "--data", generated, "-o", page, "--clips", 2, "--workers", 0, "--device", "cpu"]
+    assert main([str(word) for word in words]) == 0
+    return page
+
+
+@pytest.fixture(scope="session")
 def real_clips() -> Path:
     """The folder of real clips; skips where it is absent."""
     folder = SHARED / "clips"

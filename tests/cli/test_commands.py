@@ -14,9 +14,10 @@ import pytest
 
 from conftest import QUICK
 from emim.data.synthetic import CLASSES
+from page_checks import read_page
 
 Command = Callable[..., Any]
-COMMANDS = ("demo", "train", "test", "predict", "models", "generate")
+COMMANDS = ("demo", "train", "test", "report", "predict", "models", "generate")
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
@@ -209,6 +210,10 @@ def test_training_on_classes_of_real_clips(emim_command: Command, real_clips: Pa
 def test_demo_does_the_whole_job(emim_command: Command, tmp_path: Path) -> None:
     result = emim_command("demo", "--output", tmp_path / "demo", *QUICK)
     assert result.status == 0, result.err
-    assert [line for line in result.err.splitlines() if line[:3] in ("1/4", "2/4", "3/4", "4/4")]
+    steps = [line[:3] for line in result.err.splitlines() if line[1:3] == "/5"]
+    assert steps == ["1/5", "2/5", "3/5", "4/5", "5/5"]
     assert all(word in result.out for word in ("held-out top-1", "of 220 clips", "emim predict <video>"))
     assert len(list((tmp_path / "demo" / "data").rglob("*.mp4"))) == 1100
+    page = read_page((tmp_path / "demo" / "runs" / "demo" / "report.html").read_text(encoding="utf-8"))
+    assert page.problems == []
+    assert "220 clips of" in page.text

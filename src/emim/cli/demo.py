@@ -1,9 +1,10 @@
-"""`emim demo`: the whole job on generated clips, from files to a prediction."""
+"""`emim demo`: the whole job on generated clips, from files to a prediction and a report."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ if TYPE_CHECKING:
     from emim.data.manifest import ClipList
     from emim.evaluation.recogniser import Recogniser
     from emim.evaluation.testing import TestResult
+    from emim.report import Measurement
 
 _CLIPS_PER_CLASS = {"train": 80, "test": 20}
 _SIZE = 80
+_CLIPS_SHOWN = 4
 _RECIPE = "demo"
 
 
@@ -23,11 +26,11 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
         "demo",
         parents=[common],
-        help="write clips, train, test and predict in a few minutes",
+        help="write clips, train, test, predict and report in a few minutes",
         description=(
             "Write generated motion clips as mp4 files, train a small EMIM network on them (the bundled model further, "
-            "or with model.checkpoint=null from random weights), test it on held-out clips and predict one. "
-            "Takes a few minutes on two CPU cores."
+            "or with model.checkpoint=null from random weights), test it on held-out clips, predict one and write a "
+            "report. Takes a few minutes on two CPU cores."
         ),
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("demo"), help="folder to write (default demo)")
@@ -37,6 +40,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from emim.cli.predict import show
+    from emim.cli.report import PAGE_FILE, write_report
     from emim.cli.test import print_result
     from emim.cli.train import split_overrides
     from emim.data.folder import load_clips
@@ -44,13 +48,15 @@ def run(args: argparse.Namespace) -> int:
     from emim.data.synthetic import ClipOptions, write_dataset
     from emim.evaluation.recogniser import Recogniser
     from emim.models.bundled import BUNDLED
+    from emim.report import measure
+    from emim.report.run_folder import read_run
     from emim.training.recipe import find_recipe, load_recipe
     from emim.training.run import train
 
     started = time.monotonic()
     _, overrides = split_overrides(None, args.overrides)
     data = args.output / "data"
-    say("1/4  writing clips")
+    say("1/5  writing clips")
     with progress_bar("writing clips") as progress:
         summary = write_dataset(
             data,
@@ -64,21 +70,28 @@ def run(args: argparse.Namespace) -> int:
     written = time.monotonic()
     test_clips = load_clips(summary.manifests["test"], split=None)
 
-    say("2/4  training")
+    say("2/5  training")
     chosen = [f"data.path={summary.manifests['train']}", f"output={args.output / 'runs'}", f"trainer.seed={args.seed}"]
     config = load_recipe(find_recipe(_RECIPE), [*chosen, *overrides])
     starts_bundled = config.model.checkpoint == BUNDLED
     before = accuracy_on(Recogniser.load(), test_clips).top1 if starts_bundled else None
     result = train(config, say=say)
 
-    say("3/4  testing on held-out clips")
+    say("3/5  testing on held-out clips")
     recogniser = Recogniser.load(result.model)
-    tested = accuracy_on(recogniser, test_clips)
+    with progress_bar("testing", len(test_clips)) as progress:
+        measurement = measure(recogniser, test_clips, diagnosis=False, progress=progress)
+    tested = measurement.test
     print_result(tested)
 
-    say("4/4  predicting one of them")
+    say("4/5  predicting one of them")
     clip = test_clips.entries[0].path
     show(clip, recogniser.predict(clip, topk=3), as_json=False)
+
+    say("5/5  writing the report")
+    page = result.folder / PAGE_FILE
+    measurement = _diagnosed(recogniser, measurement)
+    write_report(read_run(result.folder), recogniser, measurement, page, clips=_CLIPS_SHOWN)
 
     rows = [
         ("clips written", f"{sum(summary.clips.values())}, in {written - started:.0f} s"),
@@ -90,10 +103,22 @@ def run(args: argparse.Namespace) -> int:
         ("clips", str(data)),
         ("run", str(result.folder)),
         ("model", str(result.model)),
+        ("report", f"{page}: open it in a browser"),
         ("predict with it", f"emim predict <video> --checkpoint {result.model}"),
     ]
     print_table("Demo", ("", ""), rows)
     return 0
+
+
+def _diagnosed(recogniser: Recogniser, measurement: Measurement) -> Measurement:
+    """The measurement with a diagnosis on one view of each video: on all of them it would take as long as training."""
+    from emim.evaluation.diagnosis import diagnose
+
+    started = time.monotonic()
+    one_view = replace(recogniser.preprocessing, clips=1, crops=1)
+    with progress_bar("testing without motion", len(measurement.clips)) as progress:
+        diagnosis = diagnose(recogniser.model, measurement.clips, one_view, device=recogniser.device, progress=progress)
+    return replace(measurement, diagnosis=diagnosis, seconds=measurement.seconds + time.monotonic() - started)
 
 
 def accuracy_on(recogniser: Recogniser, clips: ClipList) -> TestResult:

@@ -17,16 +17,33 @@ from emim.cli import (
     models,
     predict,
     prepare,
+    report,
     serve,
     stream,
     test,
     train,
     visualize,
 )
-from emim.cli.console import process_rank, report
+from emim.cli.console import process_rank
+from emim.cli.console import report as report_error
 from emim.errors import EmimError, PreemptedError
 
-_COMMANDS = (demo, train, test, diagnose, predict, visualize, stream, serve, models, generate, prepare, doctor, bench)
+_COMMANDS = (
+    demo,
+    train,
+    test,
+    diagnose,
+    report,
+    predict,
+    visualize,
+    stream,
+    serve,
+    models,
+    generate,
+    prepare,
+    doctor,
+    bench,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except PreemptedError as error:
         # Only the first process says that the run is unfinished: trainers kill the others' parent otherwise.
-        report(f"emim {args.command}: {error}")
+        report_error(f"emim {args.command}: {error}")
         return 128 + signal.SIGTERM if process_rank() == 0 else 0
     except EmimError as error:
         return _fail(args, f"emim {args.command}: {error}")
@@ -84,5 +101,5 @@ def build_parser() -> argparse.ArgumentParser:
 def _fail(args: argparse.Namespace, message: str) -> int:
     if args.debug:
         raise
-    report(message)
+    report_error(message)
     return 1

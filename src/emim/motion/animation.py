@@ -14,7 +14,7 @@ from emim.data.preprocessing import Preprocessing
 from emim.data.video import VideoReader, open_video
 from emim.data.video.write import check_format, write_video
 from emim.errors import ConfigError
-from emim.motion.drawing import STYLES, Picture, Style, draw
+from emim.motion.drawing import STYLES, Floats, Picture, Style, draw
 from emim.motion.video import DEFAULT_OPTIONS, FieldOptions, FrameMotion, sampled_lengths, video_motion, window_of
 
 _PROBES = 6
@@ -136,4 +136,9 @@ def _largest(
     lengths = sampled_lengths(model, pre, reader, options, total=total, windows=_PROBES)
     longest = max(reader.height, reader.width)
     shown = min(look.longest_side, longest)
-    return max(_LEAST_LENGTH * shown, float(np.quantile(lengths, _USUAL)) * shown / longest)
+    return full_colour_length(lengths * np.float32(shown / longest), shown)
+
+
+def full_colour_length(lengths: Floats, longest_side: int) -> float:
+    """A length of displacement that few of `lengths` exceed, all in pixels of frames with that longest side."""
+    return max(_LEAST_LENGTH * longest_side, float(np.quantile(lengths, _USUAL)))

@@ -1,0 +1,9 @@
+"""One self-contained HTML page about a run: what it was, how it went, what its network does on labelled clips."""
+
+from __future__ import annotations
+
+from emim.report.measurement import Measurement, measure
+from emim.report.report import Report, gather
+from emim.report.writing import write_page
+
+__all__ = ["Measurement", "Report", "gather", "measure", "write_page"]

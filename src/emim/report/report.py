@@ -1,0 +1,108 @@
+"""Put together what a report says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from emim.data.manifest import relative_path
+from emim.errors import DataError, UnknownNameError, VideoError
+from emim.evaluation.recogniser import Recogniser
+from emim.machine import Machine, describe_machine
+from emim.report.choice import ChosenClip, choose_clips
+from emim.report.measurement import Measurement
+from emim.report.overlays import Overlay, draw_overlay
+from emim.report.run_folder import RunRecord
+
+
+@dataclass(frozen=True)
+class ShownClip:
+    """A clip of the report.
+
+    Attributes:
+        clip: what was said of it.
+        path: from the list's folder.
+        overlay: its motion; None where it could not be drawn.
+        trouble: why not.
+    """
+
+    clip: ChosenClip
+    path: str
+    overlay: Overlay | None
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a page says.
+
+    Attributes:
+        run: what the run has written down.
+        measurement: the test; None where there was none.
+        parameters: of the network; None where it could not be read.
+        best: clips named rightly, most confidently.
+        worst: clips named wrongly, most confidently.
+        gaps: sentences on what is missing.
+        machine: where the test ran.
+        written: when.
+    """
+
+    run: RunRecord
+    measurement: Measurement | None
+    parameters: int | None
+    best: tuple[ShownClip, ...]
+    worst: tuple[ShownClip, ...]
+    gaps: tuple[str, ...]
+    machine: Machine
+    written: datetime
+
+
+def gather(
+    run: RunRecord,
+    recogniser: Recogniser | None = None,
+    measurement: Measurement | None = None,
+    *,
+    clips: int = 4,
+    gaps: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """The report of a run.
+
+    Args:
+        run: what its folder holds.
+        recogniser: its network; None where it has none.
+        measurement: what the network did on labelled clips; None where it was not tested.
+        clips: how many clips, at most, to show of those named rightly and of those named wrongly.
+        gaps: sentences on what is missing besides what the run's folder lacks.
+        progress: called with clips drawn and to draw.
+    """
+    best: tuple[ShownClip, ...] = ()
+    worst: tuple[ShownClip, ...] = ()
+    if recogniser is not None and measurement is not None:
+        rightly, wrongly = choose_clips(measurement, clips)
+        shown: list[ShownClip] = []
+        for clip in (*rightly, *wrongly):
+            shown.append(_show(recogniser, measurement, clip))
+            if progress is not None:
+                progress(len(shown), len(rightly) + len(wrongly))
+        best, worst = tuple(shown[: len(rightly)]), tuple(shown[len(rightly) :])
+    return Report(
+        run=run,
+        measurement=measurement,
+        parameters=None if recogniser is None else sum(value.numel() for value in recogniser.model.parameters()),
+        best=best,
+        worst=worst,
+        gaps=(*run.gaps, *gaps),
+        machine=describe_machine(),
+        written=datetime.now(timezone.utc),
+    )
+
+
+def _show(recogniser: Recogniser, measurement: Measurement, clip: ChosenClip) -> ShownClip:
+    path = relative_path(clip.entry.path, measurement.clips.root)
+    try:
+        overlay = draw_overlay(recogniser.model, measurement.test.preprocessing, clip.entry)
+    except (VideoError, DataError, UnknownNameError) as error:
+        return ShownClip(clip, path, None, str(error))
+    return ShownClip(clip, path, overlay)
