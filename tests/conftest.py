@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,6 +65,9 @@ class TellAtOnce:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A run started in the background may ignore Ctrl-C, and the commands that tests interrupt would inherit that.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(TellAtOnce(config))
 
 
@@ -92,6 +95,28 @@ def emim_command(capfd: pytest.CaptureFixture[str]) -> Callable[..., CommandResu
         return CommandResult(status, captured.out, captured.err)
 
     return run
+
+
+ONE_AFTER_THE_OTHER = """
+import contextlib, io, json, sys
+from emim.cli.main import main
+
+for words in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(words)
+    print(json.dumps([status, out.getvalue(), err.getvalue()]))
+    if status:
+        break
+"""
+
+
+def run_in_a_process(*commands: Sequence[object]) -> list[CommandResult]:
+    """Run commands one after the other, up to one that fails, in a process of their own: it gives its memory back."""
+    words = json.dumps([[str(word) for word in command] for command in commands])
+    done = subprocess.run([sys.executable, "-c", ONE_AFTER_THE_OTHER, words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [CommandResult(*json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def start_emim(
@@ -215,15 +240,6 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 def copy_of(originals: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
     """A copy of the miniature of a known data set, for one test to change."""
     return lambda name: Path(shutil.copytree(originals(name), tmp_path / name))
-
-
-@pytest.fixture
-def memory_given_back() -> Iterator[None]:
-    """What the test has freed goes back to the system: large networks would leave gigabytes with this process."""
-    yield
-    gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import miniature
-from conftest import CommandResult
+from conftest import CommandResult, run_in_a_process
 from emim.models import create_model
 from emim.training.activation_checkpointing import checkpoint_blocks
 from emim.training.fit import model_arguments
@@ -41,45 +41,37 @@ TINY = [
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("memory_given_back")
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_dry_run(name: str, emim_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(find_recipe(name))
     assert recipe.data.path is not None
     assert recipe.data.val is not None
     data = Path(recipe.data.path).parent
     monkeypatch.chdir(tmp_path)
     root = miniature.build(data.name, tmp_path / "downloaded")
-    prepared = emim_command("prepare", data.name, root, "-o", data)
-    assert prepared.status == 0, prepared.err
-
-    trained = emim_command("train", name, *TINY, "trainer.epochs=1")
-    assert trained.status == 0, trained.err
-    assert f"learning rate {recipe.optim.lr * 4 / recipe.optim.lr_batch:g} (the recipe's" in trained.err
-    run = tmp_path / "runs" / name
+    run, model = tmp_path / "runs" / name, tmp_path / "runs" / name / "model.safetensors"
+    video = next(path for path in sorted(root.rglob("*")) if path.suffix in (".mp4", ".webm", ".jpg"))
+    clip = video.parent if video.suffix == ".jpg" else video
+    first = run_in_a_process(("prepare", data.name, root, "-o", data), ("train", name, *TINY, "trainer.epochs=1"))
+    assert [result.status for result in first] == [0, 0], first[-1].err
+    assert f"learning rate {recipe.optim.lr * 4 / recipe.optim.lr_batch:g} (the recipe's" in first[1].err
     summary = json.loads((run / "summary.json").read_text())
     assert summary["steps"] == summary["train_clips"] // 4 > 1
 
-    resumed = emim_command("train", "--resume", run, "trainer.epochs=2")
-    assert resumed.status == 0, resumed.err
-    assert json.loads((run / "summary.json").read_text())["steps"] == 2 * summary["steps"]
-
-    tested = emim_command(
-        "test", run / "model.safetensors", "--data", recipe.data.val, "--workers", 0, "--json", tmp_path / "t.json"
+    later = run_in_a_process(
+        ("train", "--resume", run, "trainer.epochs=2"),
+        ("test", model, "--data", recipe.data.val, "--workers", 0, "--json", tmp_path / "t.json"),
+        ("predict", clip, "--checkpoint", model, "--json"),
     )
-    assert tested.status == 0, tested.err
+    assert [result.status for result in later] == [0, 0, 0], later[-1].err
+    assert json.loads((run / "summary.json").read_text())["steps"] == 2 * summary["steps"]
     result = json.loads((tmp_path / "t.json").read_text())
     assert result["missing"] == []
     assert result["clips"] == summary["val_clips"]
     views = result["views"]
     assert (views if isinstance(views, int) else views["clips"] * views["crops"]) == recipe.preprocessing.clips * 3
-
-    video = next(path for path in sorted(root.rglob("*")) if path.suffix in (".mp4", ".webm", ".jpg"))
-    clip = video.parent if video.suffix == ".jpg" else video
-    predicted = emim_command("predict", clip, "--checkpoint", run / "model.safetensors", "--json")
-    assert predicted.status == 0, predicted.err
     classes = (data / "classes.txt").read_text().splitlines()
-    assert {item["label"] for item in json.loads(predicted.out)["predictions"]} <= set(classes)
+    assert {item["label"] for item in json.loads(later[2].out)["predictions"]} <= set(classes)
 
 
 def test_a_recipe_does_not_train_from_random_weights_unasked(emim_command: Command, tmp_path: Path) -> None:
