@@ -24,7 +24,7 @@ _REST = 0.01
 """Weight of the length of displacements: where nothing is to be seen, nothing moves."""
 _SOFTNESS = 1e-2
 """Where the absolute difference of two values becomes a square."""
-_LARGEST_ZOOM = 2.5
+_LARGEST_ZOOM = 4.0
 _EVERY = 2
 """Of the clips of a batch: the loss has learned all it can long before the classes are."""
 
