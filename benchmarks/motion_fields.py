@@ -11,6 +11,7 @@ short side of 192 pixels, as `emim visualize` does; Farneback's method (OpenCV) 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from emim.cli.console import print_table
+from emim.cli.console import print_table, say
 from emim.data.preprocessing import normalise, resize, to_tensor
 from emim.data.synthetic import ClipOptions, render_clip, true_displacement
 from emim.evaluation.recogniser import Recogniser
@@ -128,7 +129,10 @@ def main() -> None:
     methods: dict[str, Method] = {"doing nothing": nothing}
     methods |= {f"motion field, {block}": network(recogniser, block, args.short_side) for block in blocks}
     methods[f"{blocks[0]}, less still"] = network(recogniser, blocks[0], args.short_side, less_still=True)
-    methods["Farneback (OpenCV)"] = farneback
+    if importlib.util.find_spec("cv2") is None:
+        say("Farneback is left out: pip install -c constraints.txt 'emim[bench]'")
+    else:
+        methods["Farneback (OpenCV)"] = farneback
     for name, options in SETS.items():
         rows = on_generated(options, methods, args.clips)
         print_table(
