@@ -25,7 +25,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 OPTIONS = [
     "trainer.epochs=3", "trainer.global_batch=8", "trainer.batch_size=4", "trainer.repeats=2", "mix.mixup=0.8",
-    "mix.cutmix=1.0", "model.drop_path=0.2", "trainer.ema=0",
+    "mix.cutmix=1.0", "model.drop_path=0.2", "trainer.ema=0", "trainer.keep=last",
 ]  # fmt: skip
 
 
