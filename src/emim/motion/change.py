@@ -5,12 +5,29 @@ Shape suffixes: B clips, T frames, C colours, H and W pixels, h and w a token gr
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from emim.motion.field import MotionField
+
 _NOISE, _CLEAR = 2.0, 6.0
 """Mean difference of a token's pixels, of 255: up to the first it may be noise, from the second on it is none."""
+
+
+def faded_where_still(field: MotionField, pixels_BTCHW: Tensor) -> MotionField:
+    """The field with no displacement where the picture does not change.
+
+    Args:
+        field: of clips.
+        pixels_BTCHW: the clips' pixels from 0 to 255; those frames count that have tokens of their own.
+    """
+    steps, h, w = field.confidence_BTHW.shape[1:]
+    every = pixels_BTCHW.shape[1] // steps
+    change_BThw = picture_change(pixels_BTCHW[:, : every * steps : every], (h, w)).to(field.displacement_BT2HW.device)
+    return replace(field, displacement_BT2HW=field.displacement_BT2HW * change_BThw[:, :, None])
 
 
 def picture_change(frames_BTCHW: Tensor, grid: tuple[int, int]) -> Tensor:

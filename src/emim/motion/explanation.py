@@ -21,9 +21,9 @@ from emim.errors import ConfigError
 from emim.evaluation.recogniser import Recogniser
 from emim.evaluation.views import view_logits
 from emim.files import whole_file
-from emim.motion.change import picture_change
+from emim.motion.change import faded_where_still
 from emim.motion.drawing import Floats, Picture
-from emim.motion.field import MotionField, motion_field
+from emim.motion.field import motion_field
 from emim.motion.relevance import class_relevance
 from emim.motion.sheet import draw_sheet
 from emim.naming import nearest
@@ -155,7 +155,9 @@ def explain_views(
     displacement_T2hw = confidence_Thw = None
     if blocks := list(emim_blocks(model)):
         field = motion_field(model, clip_1CTHW, blocks=blocks[:1], less_still=True)[blocks[0]]
-        displacement_T2hw, confidence_Thw = _drawn(field, frames_THWC)
+        field = faded_where_still(field, torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)[None])
+        displacement_T2hw = field.displacement_BT2HW[0].cpu().numpy()
+        confidence_Thw = field.confidence_BTHW[0].cpu().numpy()
     return Explanation(
         video=Path(video),
         label=classes[index],
@@ -168,15 +170,6 @@ def explain_views(
         displacement_T2hw=displacement_T2hw,
         confidence_Thw=confidence_Thw,
     )
-
-
-def _drawn(field: MotionField, frames_THWC: Picture) -> tuple[Floats, Floats]:
-    """displacement_T2hw and confidence_Thw; nothing moves where the picture does not change."""
-    steps, *grid = field.confidence_BTHW.shape[1:]
-    every = len(frames_THWC) // steps
-    pixels_1TCHW = torch.from_numpy(frames_THWC[: every * steps : every]).permute(0, 3, 1, 2)[None]
-    change_T1hw = picture_change(pixels_1TCHW, (grid[0], grid[1]))[0, :, None].numpy()
-    return field.displacement_BT2HW[0].cpu().numpy() * change_T1hw, field.confidence_BTHW[0].cpu().numpy()
 
 
 def _check_label(recogniser: Recogniser, label: str | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from emim.data.preprocessing import Preprocessing, normalise, resize, to_tensor
 from emim.data.sampling import REFERENCE_FPS
 from emim.data.video import VideoReader
 from emim.errors import ConfigError
-from emim.motion.change import picture_change
+from emim.motion.change import faded_where_still
 from emim.motion.field import MotionField, choose_blocks, motion_field, still_clip
 
 Floats = npt.NDArray[np.float32]
@@ -153,11 +153,8 @@ def _field(
     if options.raw:
         return field
     still_1CTHW = still_clip(clip_PCTHW[len(clip_PCTHW) // 2 :][:1])  # one for all phases: they see the same places
-    field = field.less(motion_field(model, still_1CTHW, blocks=[block], head=options.head)[block])
-    steps, *grid = field.confidence_BTHW.shape[1:]
-    every = pixels_PTCHW.shape[1] // steps
-    change_PThw = picture_change(pixels_PTCHW[:, : every * steps : every], (grid[0], grid[1]))
-    return replace(field, displacement_BT2HW=field.displacement_BT2HW * change_PThw[:, :, None])
+    still = motion_field(model, still_1CTHW, blocks=[block], head=options.head)[block]
+    return faded_where_still(field.less(still), pixels_PTCHW)
 
 
 def sampled_lengths(
