@@ -30,7 +30,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
-from emim.ops.fused import launch, motion_launch
+from emim.ops.triton import cost_volume as launch
+from emim.ops.triton import motion_mlp as motion_launch
 
 SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 """Bytes that one program can have, by compute capability (CUDA C++ programming guide, table of capabilities)."""
@@ -54,7 +55,7 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Shape:
-    """Of the queries and the window, as in `emim.ops.fused.launch`."""
+    """Of the queries and the window, as in `emim.ops.triton.cost_volume`."""
 
     B: int
     N: int

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from emim.bench.timing import interleaved, times_faster
 from emim.data.video import open_video
-from emim.machine import describe_machine
+from emim.environment import describe_machine
 
 try:
     import decord

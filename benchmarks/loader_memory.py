@@ -25,7 +25,7 @@ from emim.data.loader import ClipLoader
 from emim.data.manifest import ClipEntry, ClipList
 from emim.data.preprocessing import Preprocessing
 from emim.data.video import VIDEO_SUFFIXES
-from emim.machine import describe_machine
+from emim.environment import describe_machine
 
 
 def find_videos(places: list[Path]) -> list[Path]:

@@ -23,10 +23,10 @@ from PIL import Image
 
 from emim.cli.console import print_table, say
 from emim.data.preprocessing import normalise, resize, to_tensor
-from emim.data.synthetic import ClipOptions, render_clip, true_displacement
-from emim.evaluation.recogniser import Recogniser
+from emim.datasets.synthetic import ClipOptions, render_clip, true_displacement
+from emim.inference.recogniser import Recogniser
 from emim.motion import motion_field
-from emim.motion.accuracy import end_point_error
+from emim.motion.field import end_point_error
 from emim.nn.affinity import emim_blocks
 
 Floats = npt.NDArray[np.floating]

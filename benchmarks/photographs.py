@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from emim.data.synthetic import CLASSES, ClipOptions, composite_clip
-from emim.data.synthetic.writer import write_clip
 from emim.data.video import VIDEO_SUFFIXES, open_video
-from emim.evaluation.recogniser import Recogniser
+from emim.datasets.synthetic import CLASSES, ClipOptions, composite_clip
+from emim.datasets.synthetic.writer import write_clip
+from emim.inference.recogniser import Recogniser
 
 FRAMES_PER_VIDEO = 3
 SIZES = ((112, 112), (128, 170), (180, 240), (224, 224), (240, 320), (256, 144))

@@ -26,8 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from emim.files import write_json
-from emim.machine import describe_machine
+from emim.environment import describe_machine
+from emim.utils import write_json
 
 _READING_SECONDS = 0.2
 

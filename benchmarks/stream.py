@@ -25,7 +25,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from emim.machine import describe_machine, let_waiting_threads_sleep, usable_cores
+from emim.environment import describe_machine, let_waiting_threads_sleep, usable_cores
 
 FPS = 30
 HEIGHT, WIDTH = 480, 640
@@ -51,7 +51,7 @@ class Reading:
 
 def write_video(path: Path, seconds: float, b_frames: bool) -> None:
     """Clips of all classes, in turn, until the time is full."""
-    from emim.data.synthetic import CLASSES, ClipOptions, render_clip
+    from emim.datasets.synthetic import CLASSES, ClipOptions, render_clip
 
     options = ClipOptions(num_frames=2 * FPS, height=HEIGHT, width=WIDTH, fps=FPS)
     codec = {"preset": "veryfast", "crf": "23"} | ({} if b_frames else {"bf": "0"})
@@ -78,10 +78,9 @@ def load() -> str:
 def watch(video: Path, options: argparse.Namespace) -> None:
     import torch
 
-    from emim.evaluation.recogniser import Recogniser
-    from emim.live.options import LiveOptions
-    from emim.live.predictor import LivePredictor
-    from emim.live.source import parse_source
+    from emim.inference.live.connection import parse_source
+    from emim.inference.live.predictor import LiveOptions, LivePredictor
+    from emim.inference.recogniser import Recogniser
 
     torch.set_num_threads(options.threads)
     recogniser = Recogniser.load(options.checkpoint, device=options.device)

@@ -161,7 +161,7 @@ def emim_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set of generated clips: <root>/{train,val,test}/<class>/*.mp4."""
-    from emim.data.synthetic import ClipOptions, write_dataset
+    from emim.datasets.synthetic import ClipOptions, write_dataset
 
     root = tmp_path_factory.mktemp("generated") / "data"
     write_dataset(

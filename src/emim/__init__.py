@@ -11,14 +11,18 @@ from __future__ import annotations
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
+from emim import _moved
+
 if TYPE_CHECKING:
-    from emim.evaluation.recogniser import Recogniser
+    from emim.inference.recogniser import Recogniser
     from emim.models import create_model, list_models, load_checkpoint
 
 __version__ = metadata.version("emim")
 
+_moved.install()
+
 _HOME = {
-    "Recogniser": "emim.evaluation.recogniser",
+    "Recogniser": "emim.inference.recogniser",
     "create_model": "emim.models",
     "list_models": "emim.models",
     "load_checkpoint": "emim.models",

@@ -14,8 +14,8 @@ from emim.data.dataset import TrainClips
 from emim.data.folder import load_clips
 from emim.data.manifest import ClipList
 from emim.data.preprocessing import Preprocessing
+from emim.environment import describe_machine, usable_cores
 from emim.errors import ConfigError
-from emim.machine import describe_machine, usable_cores
 
 PRE = Preprocessing(num_frames=4, size=32)
 AUGMENT = AugmentOptions(brightness=0.4)

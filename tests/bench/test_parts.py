@@ -24,7 +24,7 @@ from emim.bench.timing import Timing
 from emim.bench.train import bench_train
 from emim.errors import ConfigError, UnknownNameError
 from emim.nn import EMIM, SelfAttention
-from emim.nn.feed_forward import ConvMLP
+from emim.nn.layers import ConvMLP
 from emim.ops import explain
 
 ONCE = Settings(repeats=2, warmup=0, threads=1)

@@ -13,7 +13,7 @@ from emim.bench import predict
 from emim.bench.predict import JOBS, JobRate, MemoryRun, PredictReport, bench_predict
 from emim.bench.process_memory import tree_memory
 from emim.errors import ConfigError, VideoNotFoundError
-from emim.evaluation.recogniser import Recogniser
+from emim.inference.recogniser import Recogniser
 
 
 @pytest.fixture(scope="module")

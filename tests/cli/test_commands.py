@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from conftest import QUICK
-from emim.data.synthetic import CLASSES
+from emim.datasets.synthetic import CLASSES
 from page_checks import read_page
 
 Command = Callable[..., Any]

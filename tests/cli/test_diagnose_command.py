@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from conftest import CommandResult
-from emim.data.synthetic import CLASSES, ClipOptions, write_dataset
+from emim.datasets.synthetic import CLASSES, ClipOptions, write_dataset
 from emim.models import create_model
-from emim.models.artifact import ModelCard, save_model
+from emim.models.trained_model import ModelCard, save_model
 
 Command = Callable[..., CommandResult]
 

@@ -154,7 +154,7 @@ def test_results_for_a_file_do_not_go_to_the_terminal_of_the_bar(
 
 def test_waiting_threads_sleep_unless_told_otherwise() -> None:
     code = (
-        "import os, sys; from emim.machine import let_waiting_threads_sleep as sleep; sleep(); "
+        "import os, sys; from emim.environment import let_waiting_threads_sleep as sleep; sleep(); "
         "print(os.environ['OMP_WAIT_POLICY'])"
     )
     for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):

@@ -21,7 +21,7 @@ Command = Callable[..., Any]
 
 def test_help_names_every_data_set_of_the_registry(emim_command: Command) -> None:
     from emim.cli.prepare import _NAMES
-    from emim.data.prepare import PROVIDERS
+    from emim.datasets.prepare import PROVIDERS
 
     assert tuple(PROVIDERS) == _NAMES == miniature.NAMES
     result = emim_command("prepare", "--help")

@@ -14,9 +14,8 @@ import yaml
 import miniature
 from conftest import CommandResult, run_in_a_process
 from emim.models import create_model
-from emim.training.activation_checkpointing import checkpoint_blocks
 from emim.training.fit import model_arguments
-from emim.training.memory import least_room
+from emim.training.memory import checkpoint_blocks, least_room
 from emim.training.recipe import find_recipe, load_recipe
 
 Command = Callable[..., CommandResult]

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from conftest import CommandResult
-from emim.data.synthetic import CLASSES
-from emim.models.artifact import load_model, save_model
+from emim.datasets.synthetic import CLASSES
+from emim.models.trained_model import load_model, save_model
 from page_checks import PageReader, read_page
 
 Command = Callable[..., CommandResult]

@@ -18,10 +18,10 @@ import torch
 from safetensors import safe_open
 
 from conftest import CommandResult
-from emim.data.synthetic import CLASSES, ClipOptions, write_dataset
-from emim.evaluation.recogniser import Recogniser
+from emim.datasets.synthetic import CLASSES, ClipOptions, write_dataset
+from emim.inference.recogniser import Recogniser
 from emim.models import create_model
-from emim.models.artifact import ModelCard, read_card, save_model
+from emim.models.trained_model import ModelCard, read_card, save_model
 
 Command = Callable[..., CommandResult]
 

@@ -17,11 +17,11 @@ from emim.data.manifest import ClipList
 from emim.data.preprocessing import test_views as views_of
 from emim.data.video import open_video
 from emim.evaluation.diagnosis import Diagnosis, diagnose
-from emim.evaluation.diagnosis.bootstrap import Estimate
-from emim.evaluation.diagnosis.clips import shuffled_order
-from emim.evaluation.diagnosis.result import ConditionResult
+from emim.evaluation.diagnosis.ablations import shuffled_order
+from emim.evaluation.diagnosis.diagnose import ConditionResult
+from emim.evaluation.diagnosis.statistics import Estimate
 from emim.evaluation.outputs import clip_outputs
-from emim.evaluation.recogniser import Recogniser
+from emim.inference.recogniser import Recogniser
 
 
 @pytest.fixture

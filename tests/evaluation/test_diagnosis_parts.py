@@ -15,12 +15,17 @@ from torch import Tensor, nn
 
 from backends_here import why_not
 from emim.errors import ClipSizeError
-from emim.evaluation.diagnosis.bootstrap import Accuracies, Estimate, bootstrap
-from emim.evaluation.diagnosis.clips import freeze, reverse, shuffle, shuffled_order
-from emim.evaluation.diagnosis.conclusion import conclude, notes_on
-from emim.evaluation.diagnosis.network import appearance_zeroed, emim_modules, motion_zeroed
-from emim.evaluation.diagnosis.result import ConditionResult
-from emim.evaluation.diagnosis.swaps import Swap, find_swaps
+from emim.evaluation.diagnosis.ablations import (
+    appearance_zeroed,
+    emim_modules,
+    freeze,
+    motion_zeroed,
+    reverse,
+    shuffle,
+    shuffled_order,
+)
+from emim.evaluation.diagnosis.diagnose import ConditionResult, conclude, notes_on
+from emim.evaluation.diagnosis.statistics import Accuracies, Estimate, Swap, bootstrap, find_swaps
 from emim.nn import EMIM
 from emim.ops import cost_volume_attention, motion_mlp
 

@@ -13,8 +13,8 @@ from emim.data.preprocessing import Preprocessing
 from emim.errors import CheckpointError, DataError
 from emim.evaluation import testing
 from emim.evaluation.outputs import ClipOutputs, clip_outputs
-from emim.evaluation.recogniser import Recogniser
-from emim.evaluation.views import mean_score, score_views, view_logits
+from emim.inference.recogniser import Recogniser
+from emim.inference.scoring import mean_score, score_views, view_logits
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from emim.motion.change import picture_change
+from emim.motion.field import picture_change
 
 
 def test_only_what_differs_more_than_noise_counts_with_its_neighbours() -> None:

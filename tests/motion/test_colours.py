@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emim.motion.colours import flow_colours, wheel
+from emim.motion.drawing import flow_colours, wheel
 
 
 def colour(x: float, y: float, largest: float = 1.0) -> tuple[int, ...]:

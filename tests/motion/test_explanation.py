@@ -8,10 +8,9 @@ import torch
 from PIL import Image
 
 from emim.errors import ConfigError, VideoNotFoundError
-from emim.evaluation.recogniser import Recogniser
+from emim.inference.recogniser import Recogniser
 from emim.models import create_model
-from emim.motion.explanation import explain
-from emim.motion.relevance import class_relevance
+from emim.motion.explanation import class_relevance, explain
 
 
 @pytest.fixture(scope="module")

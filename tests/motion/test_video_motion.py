@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from emim.data.preprocessing import Preprocessing
-from emim.data.synthetic import ClipOptions, render_clip
-from emim.data.synthetic.writer import write_clip
 from emim.data.video import open_video
 from emim.data.video.write import write_video
+from emim.datasets.synthetic import ClipOptions, render_clip
+from emim.datasets.synthetic.writer import write_clip
 from emim.errors import ConfigError, UnknownNameError
 from emim.models import create_model
 from emim.motion.animation import Look, animate

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from emim.nn.depthwise import DepthwiseConv3d
+from emim.nn.layers import DepthwiseConv3d
 
 
 @pytest.mark.parametrize("kernel", [3, 5])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from emim.errors import OpInputError, UnknownNameError
 from emim.ops import backends, cost_volume_attention, explain
-from emim.ops.trial import Run, disagreement
+from emim.ops.backends import Run, disagreement
 
 
 @pytest.fixture(autouse=True)

@@ -58,7 +58,7 @@ def test_the_affinity_is_rounded_to_the_dtype_of_the_weights() -> None:
 
 @pytest.mark.skipif(why_not("fused") is not None, reason="the fused kernels cannot run here")
 def test_which_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from emim.ops import fused
+    from emim.ops import triton as fused
 
     ran = []
     kernels = fused.motion_mlp_fused

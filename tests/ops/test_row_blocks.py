@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emim.ops.row_blocks import in_row_blocks
+from emim.ops.common import in_row_blocks
 
 
 class Counted:

@@ -13,8 +13,8 @@ pytest.importorskip("triton", reason="Triton is not installed (pip install 'emim
 from triton.runtime.errors import OutOfResources
 
 from emim.errors import OpInputError
-from emim.ops.fused import tiles
-from emim.ops.fused.tiles import Candidates, RowTiling, run_fastest
+from emim.ops.triton import tiles
+from emim.ops.triton.tiles import Candidates, RowTiling, run_fastest
 
 LARGE, MIDDLE, SMALL = (RowTiling(rows, 32, warps=4, stages=2) for rows in (128, 64, 32))
 CANDIDATES = Candidates((LARGE, MIDDLE, SMALL), (SMALL,), MIDDLE)

@@ -15,10 +15,9 @@ from video_fixtures import encode
 from emim.data.manifest import ClipEntry
 from emim.data.video import open_video
 from emim.errors import VideoError
-from emim.evaluation.recogniser import Recogniser
+from emim.inference.recogniser import Recogniser
 from emim.motion.video import FrameMotion
-from emim.report.overlays import Overlay, describe_motion, draw_overlay
-from emim.report.thinned import ThinnedVideo
+from emim.report.overlays import Overlay, ThinnedVideo, describe_motion, draw_overlay
 
 
 def video_of(overlay: Overlay) -> tuple[int, Fraction, str, tuple[int, int]]:

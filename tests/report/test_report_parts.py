@@ -17,22 +17,22 @@ from emim.data.preprocessing import Preprocessing
 from emim.errors import ConfigError, DataError
 from emim.evaluation.outputs import ClipOutputs
 from emim.evaluation.testing import TestResult, summarise, wilson_interval
-from emim.report.charts.heat_map import heat_map
-from emim.report.charts.lines import Line, line_chart
-from emim.report.charts.scale import labels, round_scale
-from emim.report.charts.whiskers import whisker_chart
-from emim.report.choice import choose_clips
-from emim.report.class_rows import class_rows
-from emim.report.confusion import matrix_rows, most_confused
-from emim.report.data_rows import data_rows, remarks_on_clips
-from emim.report.history import History, read_history, thinned
-from emim.report.intervals import mean_interval
+from emim.report.charts import Line, heat_map, labels, line_chart, mean_interval, round_scale, whisker_chart
+from emim.report.formatting import count, duration, points, size
 from emim.report.measurement import Measurement
 from emim.report.own_clips import validation_clips
-from emim.report.run_folder import read_run
-from emim.report.settings import changed_settings, whole
-from emim.report.words import count, duration, points, size
+from emim.report.report import choose_clips
+from emim.report.tables import (
+    changed_settings,
+    class_rows,
+    data_rows,
+    matrix_rows,
+    most_confused,
+    remarks_on_clips,
+    whole,
+)
 from emim.training.recipe import load_recipe
+from emim.training.run_folder import History, read_history, read_run, thinned
 
 LOG = """epoch,lr,step,train_loss_epoch,train_loss_step,val_loss,val_top1
 0,0.001,9,,2.5,,

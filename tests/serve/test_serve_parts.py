@@ -12,9 +12,8 @@ from video_fixtures import encode
 from emim import Recogniser
 from emim.serve.engine import Engine
 from emim.serve.guard import is_local
-from emim.serve.refusal import Refusal
-from emim.serve.results import Results
-from emim.serve.settings import Settings
+from emim.serve.pictures import Results
+from emim.serve.settings import Refusal, Settings
 from emim.serve.upload import Form, check_headers, receive_form
 from serving import BOUNDARY, form, form_type
 

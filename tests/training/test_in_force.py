@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from emim.models.artifact import load_model
+from emim.models.trained_model import load_model
 from emim.nn.blocks import DropPath
-from emim.training.activation_checkpointing import _Checkpointed
+from emim.training.memory import _Checkpointed
 from emim.training.module import ClassificationModule
 from emim.training.recipe import find_recipe, load_recipe
 from emim.training.run import train

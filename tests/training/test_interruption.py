@@ -17,10 +17,10 @@ from torch import Tensor
 
 from conftest import QUICK, start_emim
 from emim.errors import CheckpointError, ConfigError
-from emim.models.artifact import load_model
+from emim.models.trained_model import load_model
 from emim.training.recipe import load_recipe
 from emim.training.run import resume, train
-from emim.training.saved import STATE_FILE, read_state
+from emim.training.run_folder import STATE_FILE, read_state
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

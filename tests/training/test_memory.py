@@ -7,8 +7,7 @@ import torch
 
 from emim.errors import ConfigError
 from emim.models import create_model
-from emim.training.activation_checkpointing import checkpoint_blocks
-from emim.training.memory import clips_that_fit, free_bytes, least_room, saved_bytes
+from emim.training.memory import checkpoint_blocks, clips_that_fit, free_bytes, least_room, saved_bytes
 
 CLIP = (3, 4, 64, 64)
 

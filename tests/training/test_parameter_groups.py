@@ -4,7 +4,7 @@ import pytest
 
 import emim
 from emim.errors import ConfigError
-from emim.training.parameter_groups import parameter_groups
+from emim.training.optimisation import parameter_groups
 
 
 def test_what_decays() -> None:

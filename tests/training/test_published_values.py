@@ -6,9 +6,9 @@ import pytest
 
 from emim.data.augment.randaugment import RandAugment
 from emim.models import create_model
-from emim.training.activation_checkpointing import checkpoint_blocks
 from emim.training.batch_plan import plan_batches
 from emim.training.config import RunConfig
+from emim.training.memory import checkpoint_blocks
 from emim.training.recipe import find_recipe, load_recipe
 
 # network, frames, epochs, warm-up, learning rate, at batch, drop path, gradient norm, checkpointed blocks, test clips

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from emim.data.augment.transforms import resolve_label_map
-from emim.data.synthetic import CLASSES
+from emim.datasets.synthetic import CLASSES
 from emim.errors import ConfigError
 from emim.training.config import RunConfig
 from emim.training.recipe import find_recipe, from_dict, known_keys, load_recipe, recipe_folder, to_dict

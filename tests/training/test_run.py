@@ -14,10 +14,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from conftest import QUICK
 from emim.data.folder import load_clips
 from emim.data.manifest import write_manifest
-from emim.data.synthetic import CLASSES
+from emim.datasets.synthetic import CLASSES
 from emim.errors import BrokenClipsError, CheckpointError, ConfigError, DataError, ManifestError, VideoError
 from emim.models import create_model
-from emim.models.artifact import load_model, read_card
+from emim.models.trained_model import load_model, read_card
 from emim.training.divergence import DivergedError, first_bad_layer
 from emim.training.memory import least_room
 from emim.training.module import ClassificationModule

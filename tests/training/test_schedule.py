@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emim.training.schedule import learning_rate
+from emim.training.optimisation import learning_rate
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from conftest import QUICK, start_emim
 from emim.data.batches import EpochBatches
 from emim.data.folder import load_clips
-from emim.models.artifact import load_model
+from emim.models.trained_model import load_model
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

@@ -28,8 +28,8 @@ from emim.data.loader import ClipLoader
 from emim.data.manifest import ClipList
 from emim.data.preprocessing import Preprocessing, train_indices
 from emim.data.video import open_video
+from emim.environment import Machine, describe_machine, usable_cores
 from emim.errors import ConfigError
-from emim.machine import Machine, describe_machine, usable_cores
 
 STAGES = ("open", "decode", "transform", "collate")
 """open: open the file and index its packets; decode: the wanted frames to RGB; transform: crop, augment, normalise;

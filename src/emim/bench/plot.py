@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from emim.bench.scaling import MODULES, Result, ScalingReport
 from emim.errors import ConfigError
-from emim.files import whole_file
+from emim.utils import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -30,11 +30,11 @@ from torch import Tensor
 
 from emim.bench.process_memory import tree_memory
 from emim.bench.timing import interleaved, quartiles
-from emim.data.read_ahead import read_views
+from emim.data.prefetch import read_views
+from emim.environment import Machine, describe_machine
 from emim.errors import ConfigError, VideoError
-from emim.evaluation.recogniser import Recogniser
-from emim.evaluation.stream import VideoScorer, auto_batch_size, auto_workers
-from emim.machine import Machine, describe_machine
+from emim.inference.recogniser import Recogniser
+from emim.inference.scoring import VideoScorer, auto_batch_size, auto_workers
 
 JOBS = ("read", "network", "whole")
 _READINGS = 50

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from emim.errors import UnknownNameError
-from emim.naming import nearest
+from emim.utils import nearest
 
 
 def select(wanted: Sequence[str] | None, known: Iterable[str], always: Sequence[str] = ()) -> list[str]:

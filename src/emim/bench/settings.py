@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import torch
 
+from emim.environment import describe_machine
 from emim.errors import ConfigError
-from emim.machine import describe_machine
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Number formats by the names of the command line."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from emim import files
+from emim import utils as files
 from emim.errors import ConfigError
 
 # Seconds that other processes leave the first one to print an error: launchers end it once another has failed.

@@ -12,8 +12,8 @@ from emim.cli.console import SubParsers, percent, print_table, progress_bar, say
 
 if TYPE_CHECKING:
     from emim.data.manifest import ClipList
-    from emim.evaluation.recogniser import Recogniser
     from emim.evaluation.testing import TestResult
+    from emim.inference.recogniser import Recogniser
     from emim.report import Measurement
 
 _CLIPS_PER_CLASS = {"train": 80, "test": 20}
@@ -45,13 +45,13 @@ def run(args: argparse.Namespace) -> int:
     from emim.cli.train import split_overrides
     from emim.data.folder import load_clips
     from emim.data.loader import default_workers
-    from emim.data.synthetic import ClipOptions, write_dataset
-    from emim.evaluation.recogniser import Recogniser
-    from emim.models.bundled import BUNDLED
+    from emim.datasets.synthetic import ClipOptions, write_dataset
+    from emim.inference.recogniser import Recogniser
+    from emim.models.trained_model import BUNDLED
     from emim.report import measure
-    from emim.report.run_folder import read_run
     from emim.training.recipe import find_recipe, load_recipe
     from emim.training.run import train
+    from emim.training.run_folder import read_run
 
     started = time.monotonic()
     _, overrides = split_overrides(None, args.overrides)

@@ -26,7 +26,7 @@ from emim.cli.labelled import (
 
 if TYPE_CHECKING:
     from emim.evaluation.diagnosis import Diagnosis
-    from emim.evaluation.diagnosis.bootstrap import Interval
+    from emim.evaluation.diagnosis.statistics import Interval
 
 _TITLES = {
     "as_is": "as they are",
@@ -65,11 +65,11 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from emim.data.loader import default_workers
-    from emim.data.prepare.output import left_out
+    from emim.datasets.prepare.output import left_out
+    from emim.distributed import is_first, layout, team
     from emim.evaluation.diagnosis import diagnose
-    from emim.evaluation.recogniser import Recogniser
-    from emim.models.bundled import resolve_checkpoint
-    from emim.processes import is_first, layout, team
+    from emim.inference.recogniser import Recogniser
+    from emim.models.trained_model import resolve_checkpoint
 
     check_folder(args.json)
     first = is_first()

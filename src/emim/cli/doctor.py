@@ -12,7 +12,7 @@ from emim.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from emim.data.manifest import ClipList
-    from emim.data.upkeep.doctor import DoctorReport
+    from emim.datasets.doctor import DoctorReport
 
 _MAX_ROWS = 40
 _WIDTH = 110
@@ -42,7 +42,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from emim.data.upkeep.doctor import examine
+    from emim.datasets.doctor import examine
 
     clip_list, is_labelled = _load(args)
     if args.quarantine is not None:
@@ -77,7 +77,7 @@ def _load(args: argparse.Namespace) -> tuple[ClipList, bool]:
     """The clips, and whether their labels mean anything."""
     from emim.data.folder import load_clips
     from emim.data.manifest import read_manifest
-    from emim.data.upkeep.doctor import list_videos
+    from emim.datasets.doctor import list_videos
 
     if args.data.suffix.lower() == ".csv" and not args.data.is_dir():
         if args.split is not None:
@@ -117,7 +117,7 @@ def print_report(report: DoctorReport) -> None:
     from rich.table import Table
 
     from emim.data.manifest import relative_path
-    from emim.data.upkeep.doctor import ADVICE
+    from emim.datasets.doctor import ADVICE
 
     console = Console(width=_WIDTH, highlight=False, markup=False, emoji=False)
     if report.problems:
@@ -156,7 +156,7 @@ def summary_line(report: DoctorReport) -> str:
 
 def lengths_line(report: DoctorReport) -> str:
     """How much was decoded, and how the videos spread."""
-    from emim.data.upkeep.doctor import summary_statistics
+    from emim.datasets.doctor import summary_statistics
 
     speed = report.decoded_frames / report.wall_seconds if report.wall_seconds else 0.0
     line = f"{report.hours:.2f} h of video; {report.decoded_frames} frames decoded at {speed:.0f} frames/s"
@@ -177,7 +177,7 @@ def _write_clean(args: argparse.Namespace, report: DoctorReport) -> None:
 
     from emim.data.class_list import CLASS_LIST_NAME
     from emim.data.manifest import write_manifest
-    from emim.files import whole_file
+    from emim.utils import whole_file
 
     if not len(report.clean):
         raise DataError(f"{args.quarantine}: not written, because no clip can be used")

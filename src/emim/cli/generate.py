@@ -40,7 +40,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from emim.data.loader import default_workers
-    from emim.data.synthetic import ClipOptions, write_dataset
+    from emim.datasets.synthetic import ClipOptions, write_dataset
 
     splits = parse_splits(args.split or ["train=40", "val=8", "test=12"])
     options = ClipOptions(

@@ -12,10 +12,10 @@ from emim.cli.console import natural, positive
 if TYPE_CHECKING:
     from emim.data.folder import Split
     from emim.data.manifest import ClipList
-    from emim.data.prepare.output import LeftOut
     from emim.data.preprocessing import Preprocessing
-    from emim.evaluation.outputs import Precision
-    from emim.evaluation.recogniser import Recogniser
+    from emim.datasets.prepare.output import LeftOut
+    from emim.inference.recogniser import Recogniser
+    from emim.precision import Precision
 
 
 def add_clip_options(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +86,7 @@ def find_views(args: argparse.Namespace, recogniser: Recogniser) -> Preprocessin
 
 def find_precision(wanted: Literal["auto"] | Precision, device_type: str) -> Precision:
     """On the CPU "auto" is float32, whatever it can: a test there is for exact figures."""
-    from emim.training.precision import resolve_precision
+    from emim.precision import resolve_precision
 
     if wanted == "auto" and device_type == "cpu":
         return "32-true"
@@ -97,7 +97,7 @@ def find_precision(wanted: Literal["auto"] | Precision, device_type: str) -> Pre
 def circumstances(clip_list: ClipList, processes: int, device: str, batch_size: int, seconds: float) -> dict[str, Any]:
     """What the figures were measured on, for the JSON."""
     from emim.data.folder import fingerprint
-    from emim.machine import describe_machine
+    from emim.environment import describe_machine
 
     return {
         "fingerprint": fingerprint(clip_list),
@@ -132,7 +132,7 @@ def tell_of_missing(missing: Sequence[tuple[Path, str]], lacking: LeftOut | None
 
     Args:
         missing: path and reason of each.
-        lacking: see `emim.data.prepare.output.left_out`.
+        lacking: see `emim.datasets.prepare.output.left_out`.
         tell: takes each line.
     """
     for path, reason in missing:

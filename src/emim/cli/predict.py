@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emim.cli.console import SubParsers, check_folder, natural, positive, progress_bar, say
+from emim.environment import let_waiting_threads_sleep
 from emim.errors import ConfigError, DataError, VideoError
-from emim.machine import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     import torch
 
-    from emim.evaluation.outputs import Precision
-    from emim.evaluation.recogniser import Prediction, Recogniser
+    from emim.inference.recogniser import Prediction, Recogniser
+    from emim.precision import Precision
 
 _BAR_WIDTH = 24
 
@@ -81,7 +81,7 @@ def load_recogniser(args: argparse.Namespace) -> Recogniser:
         ConfigError: there is no such device.
         CheckpointError: the file is not a trained model.
     """
-    from emim.evaluation.recogniser import Recogniser
+    from emim.inference.recogniser import Recogniser
 
     device = find_device(args.device)
     return Recogniser.load(args.checkpoint, device=device, precision=find_precision(args.precision, device.type))
@@ -95,7 +95,7 @@ def find_device(name: str) -> torch.device:
     """
     import torch
 
-    from emim.evaluation.recogniser import default_device
+    from emim.inference.recogniser import default_device
 
     if name == "auto":
         return default_device()
@@ -113,7 +113,7 @@ def find_device(name: str) -> torch.device:
 
 def find_precision(wanted: str, device_type: str) -> Precision:
     """What the network computes in; "auto" is bfloat16 where the device does so natively."""
-    from emim.training.precision import resolve_precision
+    from emim.precision import resolve_precision
 
     if wanted == "auto":
         wanted = resolve_precision("auto", device_type)
@@ -122,7 +122,7 @@ def find_precision(wanted: str, device_type: str) -> Precision:
 
 def run(args: argparse.Namespace) -> int:
     let_waiting_threads_sleep()
-    from emim.data.read_ahead import lost_workers_named
+    from emim.data.prefetch import lost_workers_named
 
     recogniser = load_recogniser(args)
     videos, failed = _list_videos(args.videos)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from emim.cli.console import SubParsers, positive, print_table, progress_bar, say
 
 if TYPE_CHECKING:
-    from emim.data.prepare import Prepared
+    from emim.datasets.prepare import Prepared
 
 # Written out, because the registry needs an import that --help should not wait for.
 _NAMES = ("ssv1", "ssv2", "kinetics", "diving48", "ucf101", "hmdb51", "folder")
@@ -44,7 +44,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from emim.data.prepare import prepare
+    from emim.datasets.prepare import prepare
 
     result = prepare(
         args.dataset,
@@ -69,7 +69,7 @@ def _default_workers() -> int:
 
 def print_result(result: Prepared) -> None:
     """The table of splits; notes and missing files on standard error."""
-    from emim.data.prepare import describe_missing
+    from emim.datasets.prepare import describe_missing
 
     for note in result.notes:
         say(f"note: {note}")

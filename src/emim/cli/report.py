@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from emim.cli.console import SubParsers, check_folder, natural, positive, progress_bar, say
 from emim.cli.labelled import find_clips, find_precision, tell_of_missing
 from emim.cli.predict import find_device
+from emim.environment import let_waiting_threads_sleep
 from emim.errors import CheckpointError, DataError
-from emim.machine import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from emim.data.manifest import ClipList
-    from emim.evaluation.recogniser import Recogniser
+    from emim.inference.recogniser import Recogniser
     from emim.report import Measurement
-    from emim.report.run_folder import RunRecord
+    from emim.training.run_folder import RunRecord
 
 PAGE_FILE = "report.html"
 
@@ -62,7 +62,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     let_waiting_threads_sleep()
-    from emim.report.run_folder import read_run
+    from emim.training.run_folder import read_run
 
     record = read_run(args.folder)
     output = args.output or args.folder / PAGE_FILE
@@ -96,7 +96,7 @@ def write_report(
         ConfigError: the file cannot be written.
     """
     from emim.report import gather, write_page
-    from emim.report.words import size
+    from emim.report.formatting import size
 
     with progress_bar("drawing motion") as progress:
         gathered = gather(record, recogniser, measurement, clips=clips, gaps=gaps or (), progress=progress)
@@ -105,7 +105,7 @@ def write_report(
 
 
 def _load(args: argparse.Namespace, record: RunRecord, gaps: list[str]) -> Recogniser | None:
-    from emim.evaluation.recogniser import Recogniser
+    from emim.inference.recogniser import Recogniser
 
     if record.card is None:
         return None

@@ -7,8 +7,8 @@ import importlib.util
 
 from emim.cli.console import SubParsers, natural, positive, say
 from emim.cli.predict import add_device_options, load_recogniser
+from emim.environment import let_waiting_threads_sleep
 from emim.errors import ConfigError
-from emim.machine import let_waiting_threads_sleep
 
 _PACKAGES = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 _HIGHEST_PORT = 65535

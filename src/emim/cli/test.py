@@ -55,13 +55,12 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from emim.data.loader import default_workers
-    from emim.data.prepare.output import left_out
-    from emim.evaluation.logits_file import write_logits
+    from emim.datasets.prepare.output import left_out
+    from emim.distributed import is_first, layout, team
     from emim.evaluation.outputs import clip_outputs
-    from emim.evaluation.recogniser import Recogniser
-    from emim.evaluation.testing import describe_views, summarise
-    from emim.models.bundled import resolve_checkpoint
-    from emim.processes import is_first, layout, team
+    from emim.evaluation.testing import describe_views, summarise, write_logits
+    from emim.inference.recogniser import Recogniser
+    from emim.models.trained_model import resolve_checkpoint
 
     for path in (args.json, args.logits):
         check_folder(path)

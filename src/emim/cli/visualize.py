@@ -8,7 +8,7 @@ from pathlib import Path
 
 from emim.cli.console import SubParsers, natural, positive, progress_bar, say
 from emim.cli.predict import find_device
-from emim.machine import let_waiting_threads_sleep
+from emim.environment import let_waiting_threads_sleep
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     let_waiting_threads_sleep()
     from emim.data.video.write import check_format
-    from emim.evaluation.recogniser import Recogniser
+    from emim.inference.recogniser import Recogniser
     from emim.motion.animation import Look, animate
     from emim.motion.video import FieldOptions
 

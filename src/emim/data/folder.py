@@ -34,7 +34,7 @@ from emim.data.manifest import (
 )
 from emim.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_frame_folder
 from emim.errors import ConfigError, DataError
-from emim.naming import nearest
+from emim.utils import nearest
 
 Split = Literal["train", "val", "test"]
 

@@ -14,8 +14,8 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from emim.data.dataset import init_worker
+from emim.environment import usable_cores
 from emim.errors import BrokenClipsError, DataError, EmimError, VideoError
-from emim.machine import usable_cores
 
 _MAX_DEFAULT_WORKERS = 8
 # Clips tried in place of a broken one before giving up: more in a row means that something else is wrong.

@@ -32,8 +32,7 @@ from typing import Literal
 
 from emim.data.class_list import classes_beside
 from emim.errors import DataError, ManifestError
-from emim.files import whole_file
-from emim.naming import nearest
+from emim.utils import nearest, whole_file
 
 RangeUnit = Literal["s", "frame"]
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from emim.data import sampling
 from emim.errors import ConfigError
-from emim.naming import nearest
+from emim.utils import nearest
 
 if TYPE_CHECKING:
     from emim.data.video import VideoReader

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,10 @@ from emim.data.dataset import TestClips, init_worker
 from emim.data.loader import ErrorsAsItems
 from emim.data.manifest import ClipList
 from emim.data.preprocessing import Preprocessing
+from emim.distributed import ALONE, Team
 from emim.errors import CheckpointError, DataError, EmimError
-from emim.evaluation.views import mean_score, view_logits
-from emim.processes import ALONE, Team
-
-Precision = Literal["32-true", "bf16-mixed"]
-"""What the network computes in: float32, or bfloat16 where autocast finds that safe."""
+from emim.inference.scoring import mean_score, view_logits
+from emim.precision import Precision
 
 
 def _same_views(views_VCTHW: Tensor, at: int) -> Tensor:

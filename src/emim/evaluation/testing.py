@@ -5,19 +5,24 @@ Shape suffixes: B videos, K classes.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from emim.data.manifest import ClipList
+from emim.data.manifest import ClipList, format_moment
 from emim.data.preprocessing import Preprocessing
-from emim.evaluation.outputs import Precision, clip_outputs
+from emim.errors import ConfigError
+from emim.evaluation.outputs import ClipOutputs, clip_outputs
+from emim.precision import Precision
+from emim.utils import whole_file
 
 _Z_95 = 1.959963984540054
 """Standard normal quantile of a 95 % interval."""
@@ -179,3 +184,41 @@ def describe_views(preprocessing: Preprocessing) -> dict[str, Any]:
         "size": preprocessing.size,
         "fit": preprocessing.fit,
     }
+
+
+_METADATA_KEY = "emim"
+
+
+def write_logits(path: Path, outputs: ClipOutputs, clip_list: ClipList, about: Mapping[str, Any]) -> None:
+    """Write the logits of the clips that could be read, before the softmax; whole or not at all.
+
+    Tensors: `logits` [N, V, K] float32 and `labels` [N] int64. The metadata holds JSON under the key "emim": `about`,
+    `classes` (names by index) and `clips` (path, start and end of each of the N).
+
+    Args:
+        path: the file to write.
+        outputs: with logits kept.
+        clip_list: the list that they are the outputs of.
+        about: JSON-ready facts of the test: views, checkpoint, precision.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    if outputs.logits_NVK is None:
+        raise ValueError("the outputs hold no logits; run with keep_logits=True")
+    entries = [clip_list.entries[at] for at in outputs.index]
+    clips = [
+        {
+            "path": str(entry.path),
+            "start": format_moment(entry.start, entry.unit),
+            "end": format_moment(entry.end, entry.unit),
+        }
+        for entry in entries
+    ]
+    metadata = json.dumps({**about, "classes": list(clip_list.classes), "clips": clips})
+    tensors = {"logits": outputs.logits_NVK.contiguous(), "labels": outputs.label_N}
+    try:
+        with whole_file(path) as temporary:
+            save_file(tensors, temporary, metadata={_METADATA_KEY: metadata})
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from emim.errors import ConfigError, UnknownNameError
 from emim.models.uniformer import UniFormer
-from emim.naming import nearest
+from emim.utils import nearest
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from emim.errors import ClipSizeError
 from emim.nn import EMIM, AttentionBlock, LocalBlock, SelfAttention
 from emim.nn.blocks import ChannelNorm
 from emim.nn.emim import MotionStart
-from emim.nn.initialisation import init_linear
-from emim.ops.tracing import only_values_on_cpu
+from emim.nn.layers import init_linear
+from emim.ops.common import only_values_on_cpu
 
 _STEM_STRIDE = 4
 _LARGE_CLIP = 1_000_000

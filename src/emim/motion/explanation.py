@@ -18,16 +18,50 @@ from torch import Tensor
 from emim.data.preprocessing import Preprocessing, test_views
 from emim.data.video import open_video
 from emim.errors import ConfigError
-from emim.evaluation.recogniser import Recogniser
-from emim.evaluation.views import view_logits
-from emim.files import whole_file
-from emim.motion.change import faded_where_still
+from emim.inference.recogniser import Recogniser
+from emim.inference.scoring import view_logits
+from emim.models import UniFormer
 from emim.motion.drawing import Floats, Picture
-from emim.motion.field import motion_field
-from emim.motion.relevance import class_relevance
+from emim.motion.field import faded_where_still, motion_field
 from emim.motion.sheet import draw_sheet
-from emim.naming import nearest
 from emim.nn.affinity import emim_blocks
+from emim.utils import nearest, whole_file
+
+
+def class_relevance(model: UniFormer, clip_BCTHW: Tensor, class_index: int) -> Tensor:
+    """How much each frame and place of the last features speaks for a class: gradient times feature.
+
+    The head is linear in the mean of the features, so the sum over channels of feature times gradient is exactly what
+    a place adds to the class's logit. What all classes get alike is taken off, since it decides nothing: the logit is
+    compared with the mean over the classes. Negative values speak against the class.
+
+    Args:
+        model: the network; it runs in evaluation mode and is left as it was.
+        clip_BCTHW: normalised clip.
+        class_index: the class.
+
+    Returns:
+        relevance_BTHW; its sum over T, H and W is the class's logit less the mean logit, but for the bias of the head.
+
+    Raises:
+        IndexError: there is no such class.
+    """
+    if not 0 <= class_index < model.num_classes:
+        raise IndexError(f"class {class_index} is not one of the {model.num_classes} classes")
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            features_BCTHW = model.forward_features(clip_BCTHW)
+        with torch.enable_grad():
+            features_BCTHW = features_BCTHW.detach().float().requires_grad_()
+            logits_BK = model.forward_head(features_BCTHW)
+            over_others = (logits_BK[:, class_index] - logits_BK.mean(1)).sum()
+            (gradient_BCTHW,) = torch.autograd.grad(over_others, features_BCTHW)
+        return (gradient_BCTHW * features_BCTHW).sum(1).detach()
+    finally:
+        model.train(was_training)
+
 
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
 
@@ -45,7 +79,7 @@ class Explanation:
         num_views: how many views there were.
         frames_THWC: the view's pixels, as the network saw them.
         relevance_Thw: how much each frame and place speaks for the class (above 0) or against it; see
-            `emim.motion.relevance`.
+            `emim.motion.explanation`.
         displacement_T2hw: where places go until the next frame, in pixels of the view, as `emim.motion.video`
             shows them; None without EMIM blocks.
         confidence_Thw: of the displacements.

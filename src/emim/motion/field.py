@@ -2,7 +2,7 @@
 
 This is a look at what the classifier compares, and no optical-flow network: a field is as coarse as the tokens, reaches
 no further than the window, and is right only as far as training made the affinity a measure of likeness. The
-classification loss alone does not ask for that; see `emim.training.matching` for a loss that does.
+classification loss alone does not ask for that; see `emim.training.photometric` for a loss that does.
 
 Shape suffixes: B batch, N heads, P displacements, 2 axes (x, y), C channels, T frames; H and W are pixels of a clip,
 else the token grid.
@@ -11,15 +11,19 @@ else the token grid.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from emim.errors import ClipSizeError, UnknownNameError
-from emim.naming import nearest
+from emim.motion.drawing import resized
 from emim.nn import EMIM
 from emim.nn.affinity import affinity_of, emim_blocks, soft_displacement, window_steps
+from emim.utils import nearest
 
 
 @dataclass(frozen=True)
@@ -135,3 +139,62 @@ def _field(affinity_BNTHWP: Tensor, block: EMIM, head: int | None, sides: tuple[
     entropy_BTHW = torch.special.entr(weight_BTHWP).sum(-1)
     most_HW = inside_HWP.sum(-1).clamp(min=2).log()
     return MotionField(displacement_BTHW2.permute(0, 1, 4, 2, 3).contiguous(), (1 - entropy_BTHW / most_HW).clamp(0, 1))
+
+
+_NOISE, _CLEAR = 2.0, 6.0
+"""Mean difference of a token's pixels, of 255: up to the first it may be noise, from the second on it is none."""
+
+
+def faded_where_still(field: MotionField, pixels_BTCHW: Tensor) -> MotionField:
+    """The field with no displacement where the picture does not change.
+
+    Args:
+        field: of clips.
+        pixels_BTCHW: the clips' pixels from 0 to 255; those frames count that have tokens of their own.
+    """
+    steps, h, w = field.confidence_BTHW.shape[1:]
+    every = pixels_BTCHW.shape[1] // steps
+    change_BThw = picture_change(pixels_BTCHW[:, : every * steps : every], (h, w)).to(field.displacement_BT2HW.device)
+    return replace(field, displacement_BT2HW=field.displacement_BT2HW * change_BThw[:, :, None])
+
+
+def picture_change(frames_BTCHW: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Whether a place differs from itself in the next frame, from 0 (no more than noise does) to 1.
+
+    Where nothing changes no motion can be seen, but a network normalises what it sees, and so may compare noise. A
+    place counts with its neighbours, as the inside of a plain thing that moves does not change.
+
+    Args:
+        frames_BTCHW: pixels from 0 to 255, of any dtype.
+        grid: h, w.
+
+    Returns:
+        change_BThw; the last frame repeats the one before it, and a single frame has no change.
+    """
+    B, T = frames_BTCHW.shape[:2]
+    if T < 2:
+        return torch.zeros(B, T, *grid, device=frames_BTCHW.device)
+    difference_BTCHW = frames_BTCHW.float().diff(dim=1).abs()
+    mean_BThw = F.adaptive_avg_pool2d(difference_BTCHW.mean(2), grid)
+    change_BThw = ((mean_BThw - _NOISE) / (_CLEAR - _NOISE)).clamp(0, 1)
+    change_BThw = F.max_pool2d(change_BThw, 3, stride=1, padding=1)
+    return torch.cat((change_BThw, change_BThw[:, -1:]), dim=1)
+
+
+Floats = npt.NDArray[np.floating]
+
+
+def end_point_error(displacement_2hw: Floats, truth_2HW: Floats, where_HW: npt.NDArray[np.bool_]) -> float:
+    """Mean distance in pixels between the ends of estimated and true displacements (Baker et al., IJCV 2011).
+
+    Args:
+        displacement_2hw: the estimate in pixels of the truth, on any grid; read bilinearly.
+        truth_2HW: the truth.
+        where_HW: pixels that count.
+
+    Returns:
+        NaN where no pixel counts.
+    """
+    height, width = truth_2HW.shape[1:]
+    apart_HW = np.hypot(*(np.stack([resized(axis_hw, height, width) for axis_hw in displacement_2hw]) - truth_2HW))
+    return float(apart_HW[where_HW].mean()) if where_HW.any() else float("nan")

@@ -20,8 +20,7 @@ from emim.data.preprocessing import Preprocessing, normalise, resize, to_tensor
 from emim.data.sampling import REFERENCE_FPS
 from emim.data.video import VideoReader
 from emim.errors import ConfigError
-from emim.motion.change import faded_where_still
-from emim.motion.field import MotionField, choose_blocks, motion_field, still_clip
+from emim.motion.field import MotionField, choose_blocks, faded_where_still, motion_field, still_clip
 
 Floats = npt.NDArray[np.float32]
 Picture = npt.NDArray[np.uint8]
@@ -43,7 +42,7 @@ class FieldOptions:
         block: name of an EMIM block; None for the network's first, which has the finest tokens.
         head: number of one head; None for the mean of all.
         raw: the field as it is. Otherwise what the block says of each window's middle frame standing still is taken
-            off, and displacements fade out where the picture does not change (`emim.motion.change`).
+            off, and displacements fade out where the picture does not change (`emim.motion.field`).
     """
 
     step: int | None = None

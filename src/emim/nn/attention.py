@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emim.nn.initialisation import init_linear
+from emim.nn.layers import init_linear
 
 
 class SelfAttention(nn.Module):

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from emim.nn.attention import SelfAttention
-from emim.nn.depthwise import DepthwiseConv3d
 from emim.nn.emim import EMIM
-from emim.nn.feed_forward import ConvMLP, PointwiseConv3d, TokenMLP
+from emim.nn.layers import ConvMLP, DepthwiseConv3d, PointwiseConv3d, TokenMLP
 
 
 class DropPath(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from emim.errors import ClipSizeError
 from emim.nn.attention import check_heads
-from emim.nn.initialisation import init_linear
+from emim.nn.layers import init_linear
 from emim.ops import cost_volume_attention, explain, motion_mlp, quick_gelu
 
 MotionStart = Literal["appearance", "correlation"]

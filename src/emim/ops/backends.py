@@ -17,18 +17,59 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from emim.errors import OpInputError, UnknownNameError
-from emim.naming import nearest
-from emim.ops import native
+from emim.ops import cpp as native
+from emim.ops.common import being_exported
 from emim.ops.dense import cost_volume_dense
 from emim.ops.reference import cost_volume_reference
-from emim.ops.tracing import being_exported
-from emim.ops.trial import Run, disagreement
+from emim.utils import nearest
+
+Run: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From q, k, v and rpb to context and affinity."""
+
+_SHAPE_BNTHWD: Final = (1, 2, 3, 9, 11, 32)
+_WINDOW: Final = (5, 7)
+_TOLERANCES: Final = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_NAMES: Final = ("context", "affinity", "gradient of q", "gradient of k", "gradient of v", "gradient of rpb")
+
+
+def disagreement(backend: Run, reference: Run, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a backend's results cannot be relied on, or None if they agree with the reference's.
+
+    Args:
+        backend: run on a small problem with all gradients.
+        reference: run on the same in float32.
+        device: where both run.
+        dtype: of the backend's inputs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(_SHAPE_BNTHWD, generator=generator).to(device, dtype) for _ in range(3)]
+    inputs.append(torch.randn(_SHAPE_BNTHWD[1], *_WINDOW, generator=generator).to(device))
+    try:
+        ours = _with_gradients(backend, inputs)
+    except Exception as error:  # whatever stops a compiler or a driver stops this backend and not the user's work
+        lines = str(error).strip().splitlines()
+        return f"a trial of it failed ({type(error).__name__}: {lines[0][:200] if lines else ''})"
+    exact = _with_gradients(reference, [x.float() for x in inputs])
+    for name, x, y in zip(_NAMES, ours, exact, strict=True):
+        error_share = ((x.float() - y).abs().max() / y.abs().max()).item()
+        if not error_share <= _TOLERANCES[dtype]:  # NaN is in no order
+            return f"in a trial its {name} was off by {error_share:.1e} of the largest"
+    return None
+
+
+def _with_gradients(run: Run, inputs: list[Tensor]) -> list[Tensor]:
+    with torch.inference_mode(False), torch.enable_grad():
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        context, affinity = run(leaves[0], leaves[1], leaves[2], leaves[3])
+        loss = context.float().square().sum() + affinity.square().sum()
+        return [context.detach(), affinity.detach(), *torch.autograd.grad(loss, leaves)]
+
 
 AUTO: Final = "auto"
 """The fastest backend that can run; what is chosen where nobody names one."""
@@ -91,7 +132,7 @@ class OfPairs:
 
 
 class Native:
-    """The compiled library of `emim.ops.native`, on CPUs."""
+    """The compiled library of `emim.ops.cpp`, on CPUs."""
 
     def run(
         self, q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor, *, with_affinity: bool
@@ -110,7 +151,7 @@ class Native:
 
 
 class Fused:
-    """The Triton kernels of `emim.ops.fused`, on a GPU or in Triton's interpreter."""
+    """The Triton kernels of `emim.ops.triton`, on a GPU or in Triton's interpreter."""
 
     _DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
     _WIDEST_HEAD: Final = 128
@@ -149,7 +190,7 @@ class Fused:
 _TRITON: Final = find_spec("triton") is not None
 if _TRITON:
     # Not on first use: operators cannot be registered while torch.compile looks on.
-    from emim.ops import fused
+    from emim.ops import triton as fused
 
 BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType(
     {

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emim.ops.constants import PAD_VALUE
+from emim.ops.common import PAD_VALUE
 
 _QUERIES_PER_BAND = 256
 """Bands are cut so that they hold about this many queries. Larger bands waste arithmetic on keys out of

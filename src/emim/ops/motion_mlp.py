@@ -14,11 +14,11 @@ from torch import Tensor
 
 from emim.errors import OpInputError
 from emim.ops.backends import choose
-from emim.ops.row_blocks import in_row_blocks
+from emim.ops.common import in_row_blocks
 
 if find_spec("triton") is not None:
     # Not on first use: operators cannot be registered while torch.compile looks on.
-    from emim.ops import fused
+    from emim.ops import triton as fused
 
 _MOST_DISPLACEMENTS = 15 * 15
 _STEEPNESS = 1.702

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emim.ops.constants import PAD_VALUE
+from emim.ops.common import PAD_VALUE
 
 
 def cost_volume_reference(

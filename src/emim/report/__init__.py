@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emim.report.measurement import Measurement, measure
+from emim.report.page import write_page
 from emim.report.report import Report, gather
-from emim.report.writing import write_page
 
 __all__ = ["Measurement", "Report", "gather", "measure", "write_page"]

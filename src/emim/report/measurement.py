@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from emim.data.manifest import ClipList
 from emim.data.preprocessing import Preprocessing
 from emim.evaluation.diagnosis import Diagnosis
-from emim.evaluation.diagnosis.bootstrap import RESAMPLES
-from emim.evaluation.diagnosis.conditions import AS_IS, conditions_for
+from emim.evaluation.diagnosis.ablations import AS_IS, conditions_for, emim_modules
 from emim.evaluation.diagnosis.diagnose import put_together
-from emim.evaluation.diagnosis.network import emim_modules
+from emim.evaluation.diagnosis.statistics import RESAMPLES
 from emim.evaluation.outputs import ClipOutputs, outputs_under
-from emim.evaluation.recogniser import Recogniser
 from emim.evaluation.testing import TestResult, summarise
+from emim.inference.recogniser import Recogniser
 
 _SEED = 0
 

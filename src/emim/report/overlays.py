@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,43 @@ from torch import nn
 
 from emim.data.manifest import ClipEntry
 from emim.data.preprocessing import Preprocessing
-from emim.data.video import open_video
+from emim.data.video import VideoReader, open_video
+from emim.data.video.clip_source import Frames
 from emim.data.video.write import write_video
 from emim.motion.animation import full_colour_length
 from emim.motion.drawing import Picture, draw
 from emim.motion.video import FrameMotion, video_motion
-from emim.report.thinned import ThinnedVideo
+
+
+class ThinnedVideo(VideoReader):
+    """Every n-th frame of a part of a video, as if that were all of it.
+
+    Args:
+        reader: the open video; whoever opened it closes it.
+        first: number of its first frame that is taken.
+        stop: number of the first one that is not.
+        most: frames that there are at most; n follows.
+    """
+
+    def __init__(self, reader: VideoReader, first: int, stop: int, most: int) -> None:
+        every = -(-(stop - first) // most)
+        self._reader = reader
+        self._frames = range(first, stop, every)
+        self.path = reader.path
+        self.num_frames = len(self._frames)
+        self.fps = reader.fps / every
+        self.duration = self.num_frames / self.fps
+        self.rotation = reader.rotation
+        self.height = reader.height
+        self.width = reader.width
+
+    def _read_ascending(self, indices: Sequence[int]) -> Iterator[tuple[int, Frames]]:
+        frames_THWC = self._reader.read([self._frames[index] for index in indices])
+        yield from zip(indices, frames_THWC, strict=True)
+
+    def close(self) -> None:
+        pass
+
 
 _SIDE = 280
 """Longest side of a frame, in pixels; two of them are side by side."""

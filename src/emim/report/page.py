@@ -7,26 +7,41 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from emim.errors import ConfigError
 from emim.evaluation.testing import wilson_interval
-from emim.report import words
-from emim.report.charts.heat_map import HeatMap, heat_map
-from emim.report.charts.lines import Line, LineChart, line_chart
-from emim.report.charts.whiskers import WhiskerChart, whisker_chart
-from emim.report.class_rows import class_rows
-from emim.report.confusion import matrix_rows, most_confused
-from emim.report.data_rows import data_rows, remarks_on_clips
-from emim.report.diagnosis_rows import diagnosis_rows, swap_rows
-from emim.report.history import History
-from emim.report.intervals import Interval, mean_interval
+from emim.report import formatting as words
+from emim.report.charts import (
+    HeatMap,
+    Interval,
+    Line,
+    LineChart,
+    WhiskerChart,
+    heat_map,
+    line_chart,
+    mean_interval,
+    whisker_chart,
+)
 from emim.report.measurement import Measurement
 from emim.report.report import Report
-from emim.report.run_folder import RunRecord
-from emim.report.settings import changed_settings, whole
-from emim.report.timing_rows import timing_rows
+from emim.report.tables import (
+    changed_settings,
+    class_rows,
+    data_rows,
+    diagnosis_rows,
+    matrix_rows,
+    most_confused,
+    remarks_on_clips,
+    swap_rows,
+    timing_rows,
+    whole,
+)
+from emim.training.run_folder import History, RunRecord
+from emim.utils import whole_file
 
 _MOST_IN_TABLE = 24
 """Classes of a confusion matrix with figures in it; of more, a map is drawn."""
@@ -181,3 +196,22 @@ def _policy(script: str) -> str:
 
 def _data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def write_page(report: Report, path: Path) -> int:
+    """Write the page; it appears whole or not at all.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    # Names of files may hold bytes that are no text; the page shows a question mark for them.
+    content = render(report).encode("utf-8", "replace")
+    try:
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror or error})") from error
+    return len(content)

@@ -6,14 +6,73 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from emim.data.manifest import relative_path
+from emim.data.manifest import ClipEntry, relative_path
+from emim.environment import Machine, describe_machine
 from emim.errors import DataError, UnknownNameError, VideoError
-from emim.evaluation.recogniser import Recogniser
-from emim.machine import Machine, describe_machine
-from emim.report.choice import ChosenClip, choose_clips
+from emim.inference.recogniser import Recogniser
 from emim.report.measurement import Measurement
 from emim.report.overlays import Overlay, draw_overlay
-from emim.report.run_folder import RunRecord
+from emim.training.run_folder import RunRecord
+
+
+@dataclass(frozen=True)
+class ChosenClip:
+    """A clip and what was said of it.
+
+    Attributes:
+        entry: the clip.
+        label: its class.
+        named: the best class.
+        score: of the best class.
+        label_score: of its class.
+    """
+
+    entry: ClipEntry
+    label: str
+    named: str
+    score: float
+    label_score: float
+
+    @property
+    def right(self) -> bool:
+        """Whether it was named rightly."""
+        return self.label == self.named
+
+
+def choose_clips(measurement: Measurement, most: int) -> tuple[tuple[ChosenClip, ...], tuple[ChosenClip, ...]]:
+    """The `most` clips named most confidently rightly, and as many named most confidently wrongly.
+
+    One clip of each class comes first, so that they do not all look alike.
+    """
+    outputs, classes = measurement.outputs, measurement.clips.classes
+    score_N, named_N = outputs.score_NK.max(1)
+    label_score_N = outputs.score_NK.gather(1, outputs.label_N[:, None])[:, 0]
+    chosen = [
+        ChosenClip(measurement.clips.entries[at], classes[label], classes[named], score, label_score)
+        for at, label, named, score, label_score in zip(
+            outputs.index,
+            outputs.label_N.tolist(),
+            named_N.tolist(),
+            score_N.tolist(),
+            label_score_N.tolist(),
+            strict=True,
+        )
+    ]
+    chosen.sort(key=lambda clip: -clip.score)
+    rightly = [clip for clip in chosen if clip.right]
+    wrongly = [clip for clip in chosen if not clip.right]
+    return _spread(rightly, most), _spread(wrongly, most)
+
+
+def _spread(clips: list[ChosenClip], most: int) -> tuple[ChosenClip, ...]:
+    """The first `most` clips, of which no class has a second one before every other has its first."""
+    seen: dict[str, int] = {}
+    turns = []
+    for order, clip in enumerate(clips):
+        turn = seen[clip.label] = seen.get(clip.label, -1) + 1
+        turns.append((turn, order, clip))
+    turns.sort(key=lambda item: item[:2])
+    return tuple(clip for _, _, clip in turns[:most])
 
 
 @dataclass(frozen=True)

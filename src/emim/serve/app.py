@@ -21,12 +21,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Message
 
 from emim.errors import EmimError
-from emim.evaluation.recogniser import Recogniser
+from emim.inference.recogniser import Recogniser
 from emim.serve.engine import Answer, Engine
 from emim.serve.guard import Guard
-from emim.serve.refusal import Refusal
-from emim.serve.results import Results
-from emim.serve.settings import Settings
+from emim.serve.pictures import Results
+from emim.serve.settings import Refusal, Settings
 from emim.serve.upload import Form, check_headers, receive_form
 
 PAGE = Path(__file__).with_name("page")

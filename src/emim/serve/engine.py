@@ -15,13 +15,12 @@ from typing import TypeVar
 import torch
 
 from emim.data.preprocessing import finish_views
-from emim.data.upkeep.isolated import WorkerLoss, call_isolated, preload
-from emim.evaluation.recogniser import Prediction, Recogniser
-from emim.evaluation.stream import check_finite
+from emim.inference.recogniser import Prediction, Recogniser
+from emim.inference.scoring import check_finite
+from emim.isolation import WorkerLoss, call_isolated, preload
 from emim.serve.intake import MODULES, Intake, Upload, take_in
 from emim.serve.pictures import Pictures, StoppedError, draw_pictures
-from emim.serve.refusal import Refusal
-from emim.serve.settings import Settings
+from emim.serve.settings import Refusal, Settings
 
 T = TypeVar("T")
 

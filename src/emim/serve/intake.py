@@ -20,7 +20,7 @@ from emim.data.preprocessing import Preprocessing, raw_test_views, resize, to_te
 from emim.data.video import VideoReader, open_video
 from emim.data.video.write import write_video
 from emim.errors import ConfigError, NotAVideoError, VideoError
-from emim.serve.refusal import Refusal
+from emim.serve.settings import Refusal
 
 MODULES = (__name__,)
 """What a process that calls `take_in` has imported."""

@@ -11,7 +11,7 @@ import anyio
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from emim.serve.refusal import Refusal
+from emim.serve.settings import Refusal
 
 FILE_FIELD = "file"
 _LONGEST_VALUE = 1024

@@ -1,17 +1,24 @@
-"""Lightning callbacks of a run."""
+"""The state of a run on disk: written whole or not at all, at the end of every epoch, now and then within it, and when
+the machine is taken away."""
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning
 import torch.distributed as dist
+from lightning.pytorch.callbacks import Checkpoint
 
-from emim.errors import BrokenClipsError, EmimError
+from emim.errors import BrokenClipsError, EmimError, PreemptedError
 from emim.training.loaders import ClipDataModule
 from emim.training.module import ClassificationModule
+from emim.training.run_folder import STATE_FILE, read_state
 
 
 class TellValidation(lightning.Callback):
@@ -87,3 +94,90 @@ class EpochLines(lightning.Callback):
             parts.append(f"val top-1 {metrics['val_top1']:.1%}")
         parts.append(f"{time.monotonic() - self._started:.0f} s")
         self.write("  ".join(parts))
+
+
+class SaveState(Checkpoint):
+    """Save all that the run needs to go on exactly, and end it with `PreemptedError` on SIGTERM.
+
+    The file is replaced in one step after it has reached the disk, so a kill at any moment leaves the earlier one.
+    Within an epoch the state is saved between optimiser steps only: gradients are in no file.
+
+    Args:
+        folder: the run's folder; `checkpoints/last.ckpt` in it is the state.
+        loaders: told what has been trained on, so that a resumed epoch goes on with the next batch.
+        minutes: how often to save within an epoch.
+        metrics: what the validations reached so far; saved with the state, and brought up to date from it.
+    """
+
+    def __init__(self, folder: Path, loaders: ClipDataModule, minutes: float, metrics: dict[str, Any]) -> None:
+        self.path = folder / STATE_FILE
+        self.loaders = loaders
+        self.seconds = 60 * minutes
+        self.metrics = metrics
+        self._saved_at = time.monotonic()
+        self._asked_to_end = False
+        self._earlier_handler: Any = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metrics": dict(self.metrics)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.metrics.update(state_dict["metrics"])
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._saved_at = time.monotonic()
+        self._earlier_handler = signal.signal(signal.SIGTERM, self._on_signal)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = batch_idx + 1
+        if done % trainer.accumulate_grad_batches or done == trainer.num_training_batches:
+            return  # the end of the epoch saves, after the validation
+        end, due = self._agreed(trainer, self._asked_to_end), time.monotonic() - self._saved_at >= self.seconds
+        if end or self._agreed(trainer, due):
+            self._save(trainer, epoch=trainer.current_epoch, batch=done)
+        if end:
+            raise self._ended(trainer)
+
+    def on_validation_batch_end(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
+        # Several processes cannot agree here, as they may validate different numbers of batches.
+        if self._asked_to_end and trainer.world_size == 1:
+            raise self._ended(trainer)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._save(trainer, epoch=trainer.current_epoch + 1, batch=0)
+        if self._agreed(trainer, self._asked_to_end):
+            raise self._ended(trainer)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if self._earlier_handler is not None:
+            signal.signal(signal.SIGTERM, self._earlier_handler)
+            self._earlier_handler = None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._asked_to_end = True
+
+    @staticmethod
+    def _agreed(trainer: lightning.Trainer, here: bool) -> bool:
+        """Whether it is so in any process."""
+        if trainer.world_size == 1:
+            return here
+        return bool(trainer.strategy.reduce_boolean_decision(here, all=False))
+
+    def _save(self, trainer: lightning.Trainer, *, epoch: int, batch: int) -> None:
+        self.loaders.position = epoch, batch
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(self.path)
+        self._saved_at = time.monotonic()
+
+    def _ended(self, trainer: lightning.Trainer) -> PreemptedError:
+        run = self.path.parents[1]
+        if not self.path.is_file():
+            return PreemptedError(f"asked to end before anything was saved; start {run} anew")
+        step = read_state(self.path).step
+        return PreemptedError(f"asked to end; the state is saved at step {step}, go on with: emim train --resume {run}")

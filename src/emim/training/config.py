@@ -111,7 +111,7 @@ class OptimConfig:
         layer_decay: factor of the learning rate from each block to the one before it (the head has the full rate);
             1 is off.
         matching: weight of a loss that makes the affinity of the first EMIM block a measure of likeness, so that its
-            motion field is one (`emim.training.matching`; ours); 0 is off. It suits clips that are not mixed.
+            motion field is one (`emim.training.photometric`; ours); 0 is off. It suits clips that are not mixed.
     """
 
     lr: Amount = 1e-3

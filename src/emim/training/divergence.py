@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from emim.errors import EmimError
-from emim.files import whole_file, write_json
+from emim.utils import whole_file, write_json
 
 
 class DivergedError(EmimError):

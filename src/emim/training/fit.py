@@ -20,26 +20,20 @@ from torch import Tensor
 from emim.data.augment.mix import Mixer
 from emim.data.folder import fingerprint
 from emim.data.manifest import ClipList
+from emim.distributed import Layout, Team, agree, is_first
 from emim.errors import ConfigError
-from emim.files import write_json
 from emim.models import UniFormer
-from emim.models.artifact import ModelCard, save_model
-from emim.processes import Layout, Team, agree, is_first
-from emim.training.activation_checkpointing import checkpoint_blocks
+from emim.models.trained_model import ModelCard, save_model
+from emim.precision import resolve_precision
 from emim.training.batch_plan import BatchPlan, plan_batches
-from emim.training.callbacks import EpochLines, SkipLimit, TellValidation
+from emim.training.callbacks import EpochLines, SaveState, SkipLimit, TellValidation
 from emim.training.config import ModelConfig, RunConfig
 from emim.training.loaders import ClipDataModule
-from emim.training.logs import csv_log
-from emim.training.memory import clips_that_fit, free_bytes
+from emim.training.memory import checkpoint_blocks, clips_that_fit, free_bytes
 from emim.training.module import ClassificationModule, ShardedModule
-from emim.training.precision import resolve_precision
 from emim.training.recipe import to_dict
-from emim.training.saved import STATE_FILE, SavedState
-from emim.training.state import SaveState
-
-MODEL_FILE = "model.safetensors"
-SUMMARY_FILE = "summary.json"
+from emim.training.run_folder import MODEL_FILE, STATE_FILE, SUMMARY_FILE, SavedState, csv_log
+from emim.utils import write_json
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,12 @@ from torchmetrics.classification import MulticlassAccuracy
 from emim.data.augment.mix import Mixer
 from emim.data.manifest import ClipList
 from emim.errors import EmimError
-from emim.evaluation.views import score_views
+from emim.inference.scoring import score_views
 from emim.models import UniFormer
 from emim.training.config import OptimConfig
 from emim.training.divergence import Divergence, diverged, dump, first_bad_layer
-from emim.training.matching import MatchingLoss
-from emim.training.parameter_groups import parameter_groups
-from emim.training.schedule import learning_rate
+from emim.training.optimisation import learning_rate, parameter_groups
+from emim.training.photometric import MatchingLoss
 
 
 class ClassificationModule(lightning.LightningModule):

@@ -13,8 +13,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from emim.errors import ConfigError
-from emim.naming import nearest
 from emim.training.config import RunConfig
+from emim.utils import nearest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 

@@ -13,23 +13,25 @@ import yaml
 
 from emim.data.folder import Split, fingerprint, load_clips
 from emim.data.manifest import ClipList
+from emim.distributed import Layout, agree, is_first, layout
+from emim.environment import describe_machine
 from emim.errors import CheckpointError, ConfigError
-from emim.files import whole_file, write_json
-from emim.machine import describe_machine
 from emim.models import UniFormer, create_model, load_checkpoint
-from emim.models.artifact import read_card
-from emim.models.bundled import resolve_checkpoint
-from emim.nn.initialisation import init_linear
-from emim.processes import Layout, agree, is_first, layout
+from emim.models.trained_model import read_card, resolve_checkpoint
+from emim.nn.layers import init_linear
 from emim.training.config import ModelConfig, RunConfig
-from emim.training.fit import MODEL_FILE, Fit, RunResult, model_arguments
+from emim.training.fit import Fit, RunResult, model_arguments
 from emim.training.recipe import load_recipe, to_dict
-from emim.training.record import data_record
-from emim.training.saved import STATE_FILE, read_state
-
-CONFIG_FILE = "config.yaml"
-DATA_FILE = "data.json"
-VERSIONS_FILE = "versions.json"
+from emim.training.run_folder import (
+    CONFIG_FILE,
+    DATA_FILE,
+    MODEL_FILE,
+    STATE_FILE,
+    VERSIONS_FILE,
+    data_record,
+    read_state,
+)
+from emim.utils import whole_file, write_json
 
 
 def train(config: RunConfig, *, say: Callable[[str], None] = print, progress_bar: bool = True) -> RunResult:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emim.bench.peers.problem import OpPeer, Outputs, next_frames, query_frames
-from emim.ops.constants import PAD_VALUE
+from emim.ops.common import PAD_VALUE
 
 
 def bare_products(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor) -> Outputs:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from emim.bench.peers.problem import Op, OpPeer, OpProblem, Outputs, next_frames, query_frames
 from emim.errors import ConfigError
-from emim.ops.constants import PAD_VALUE
+from emim.ops.common import PAD_VALUE
 
 _EXTENSIONS = ("nattenqkrpb", "nattenav")
 

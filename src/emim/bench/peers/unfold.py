@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emim.bench.peers.problem import OpPeer, Outputs, next_frames, query_frames
-from emim.ops.constants import PAD_VALUE
+from emim.ops.common import PAD_VALUE
 
 
 def unfold_attention(q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor) -> Outputs:

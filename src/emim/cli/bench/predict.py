@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emim.cli.console import SubParsers, natural, positive, print_table, progress_bar, say, write_json
-from emim.machine import let_waiting_threads_sleep
+from emim.environment import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from emim.bench.predict import PredictReport
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     let_waiting_threads_sleep()  # as `emim predict` does
     from emim.bench.predict import bench_predict
     from emim.cli.predict import find_videos, load_recogniser
-    from emim.data.read_ahead import lost_workers_named
+    from emim.data.prefetch import lost_workers_named
 
     found = [video for place in args.data for video in find_videos(place)]
     count = min(args.videos, len(found))

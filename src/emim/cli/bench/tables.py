@@ -51,7 +51,7 @@ def print_report(report: Report, title: Callable[[Mapping[str, Any]], str], *ext
 
 def print_surroundings(surroundings: Mapping[str, Any]) -> None:
     """How it was run and where."""
-    from emim.machine import Machine
+    from emim.environment import Machine
 
     settings = surroundings["settings"]
     peers = "".join(f", {name} {version}" for name, version in surroundings["peers"].items())

@@ -18,7 +18,7 @@ import numpy as np
 from emim.data.augment import image_ops
 from emim.data.augment.image_ops import Frames
 from emim.errors import ConfigError
-from emim.naming import nearest
+from emim.utils import nearest
 
 Operation = Callable[[Frames, float, int], Frames]
 """Frames, strength (what it means depends on the operation) and fill to frames."""

@@ -26,7 +26,7 @@ from emim.data.augment.crops import LetterboxCrop, Placed, RandomResizedCrop, Ra
 from emim.data.augment.randaugment import RandAugment
 from emim.data.preprocessing import Preprocessing, check_keys, float_tuple, is_number, normalise, resize, to_tensor
 from emim.errors import ConfigError
-from emim.naming import nearest
+from emim.utils import nearest
 
 ErasingNoise = Literal["clip", "frame"]
 LabelMap = Mapping[int, int]

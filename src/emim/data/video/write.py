@@ -16,7 +16,7 @@ from PIL import Image
 
 from emim.data.video.clip_source import Frames
 from emim.errors import ConfigError
-from emim.files import whole_file
+from emim.utils import whole_file
 
 _GIF_FPS = 12.5
 """Most browsers slow a GIF down that asks for much more, and its size grows with every picture."""

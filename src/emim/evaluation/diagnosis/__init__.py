@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from emim.evaluation.diagnosis.diagnose import diagnose
-from emim.evaluation.diagnosis.result import Diagnosis
+from emim.evaluation.diagnosis.diagnose import Diagnosis, diagnose
 
 __all__ = ["Diagnosis", "diagnose"]

@@ -1,0 +1,3 @@
+"""Run a trained network: on videos, on many of them, on live sources."""
+
+from __future__ import annotations

@@ -1,0 +1,314 @@
+"""What a run's folder holds, as far as it got: finished, interrupted or diverged."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+
+from emim.data.folder import fingerprint
+from emim.data.manifest import ClipList
+from emim.errors import CheckpointError, ConfigError
+from emim.models.trained_model import ModelCard, read_card
+from emim.training.config import RunConfig
+from emim.training.recipe import load_recipe
+
+
+def data_record(train: ClipList, val: ClipList | None) -> dict[str, Any]:
+    """Fingerprints of the clips (hash of the list, counts per class) and where they came from."""
+    parts = {"train": train} if val is None else {"train": train, "val": val}
+    return {name: {"source": str(part.source), "note": part.note, **fingerprint(part)} for name, part in parts.items()}
+
+
+MODEL_FILE = "model.safetensors"
+SUMMARY_FILE = "summary.json"
+CONFIG_FILE = "config.yaml"
+DATA_FILE = "data.json"
+VERSIONS_FILE = "versions.json"
+LOG_FILE = "metrics.csv"
+
+
+def csv_log(folder: Path, *, first_step: int) -> CSVLogger:
+    """A logger that writes `metrics.csv` and keeps the rows of an earlier part of the run.
+
+    Args:
+        folder: the run's folder.
+        first_step: step that this part begins with; later rows of the earlier part are training that was lost.
+    """
+    earlier = _read(folder / LOG_FILE)
+    logger = CSVLogger(folder, name="", version="")
+    writer = logger.experiment  # drops the file
+    for row in earlier:
+        if row["step"] < first_step:
+            writer.log_metrics(row, int(row["step"]))
+    writer.save()
+    return logger
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{key: float(value) for key, value in row.items() if value} for row in rows if row.get("step")]
+
+
+STATE_FILE = "checkpoints/last.ckpt"
+_NETWORK = "model."
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """The state of a run.
+
+    Attributes:
+        step: optimiser steps done.
+        epoch: epochs done.
+        batch: batches of the next epoch that are done already, in each process.
+        division: how the clips of a step were divided: clips per device and pass, passes, devices.
+        seconds: time spent training.
+        metrics: what the validations reached.
+        weights: those that become the model: their moving average, if the run keeps one.
+    """
+
+    step: int
+    epoch: int
+    batch: int
+    division: tuple[int, int, int]
+    seconds: float
+    metrics: dict[str, Any]
+    weights: dict[str, Tensor]
+
+
+def read_state(path: Path) -> SavedState:
+    """Read a state; tensors stay on disk until they are used.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    try:
+        # A file of the run's own making, which holds more than tensors.
+        stored = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+        loaders = stored["ClipDataModule"]
+        return SavedState(
+            step=int(stored["global_step"]),
+            epoch=loaders["position"][0],
+            batch=loaders["position"][1],
+            division=tuple(loaders["division"]),
+            seconds=float(stored["emim_seconds"]),
+            metrics=dict(stored["callbacks"]["SaveState"]["metrics"]),
+            weights={
+                name.removeprefix(_NETWORK): value
+                for name, value in stored["state_dict"].items()
+                if name.startswith(_NETWORK)
+            },
+        )
+    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a readable state of a run ({' '.join(str(error).split())})") from error
+
+
+Row = dict[str, float]
+Point = tuple[float, float]
+"""Epochs (or steps) done, and the value."""
+
+
+@dataclass(frozen=True)
+class History:
+    """The rows of the log, in order of the steps; each has `step`, and those of its figures that were logged then."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def steps_per_epoch(self) -> float | None:
+        """From the last epoch that ended; None where none has."""
+        ends = [row for row in self.rows if "train_loss_epoch" in row and "epoch" in row]
+        return None if not ends else (ends[-1]["step"] + 1) / (ends[-1]["epoch"] + 1)
+
+    @property
+    def axis(self) -> Literal["epoch", "step"]:
+        """What series are over: steps, until an epoch has ended."""
+        return "step" if self.steps_per_epoch is None else "epoch"
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that ended."""
+        return max(
+            (int(row["epoch"]) + 1 for row in self.rows if "train_loss_epoch" in row and "epoch" in row), default=0
+        )
+
+    @property
+    def steps_done(self) -> int:
+        """Steps that the log knows of."""
+        return max((int(row["step"]) + 1 for row in self.rows), default=0)
+
+    def series(self, key: str) -> tuple[Point, ...]:
+        """The finite values of a figure, over the epochs done at the time."""
+        per_epoch = self.steps_per_epoch or 1.0
+        return tuple(
+            ((row["step"] + 1) / per_epoch, row[key]) for row in self.rows if math.isfinite(row.get(key, math.nan))
+        )
+
+    def not_finite(self, key: str) -> int:
+        """How many values of a figure are NaN or infinite."""
+        return sum(not math.isfinite(row[key]) for row in self.rows if key in row)
+
+
+def read_history(path: Path) -> History:
+    """Read a `metrics.csv`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no such file.
+    """
+    rows: list[Row] = []
+    with path.open(encoding="utf-8", newline="") as file:
+        for values in csv.DictReader(file):
+            if not values.get("step"):
+                continue  # a line that a crash cut short
+            rows.append({key: float(text) for key, text in values.items() if key and text})
+    return History(tuple(sorted(rows, key=lambda row: row["step"])))
+
+
+def thinned(points: tuple[Point, ...], most: int) -> tuple[Point, ...]:
+    """At most `most` points: means of neighbours, so that a long run's line is neither heavy nor a block of ink."""
+    if len(points) <= most:
+        return points
+    bounds = [round(part * len(points) / most) for part in range(most + 1)]
+    groups = [points[low:high] for low, high in itertools.pairwise(bounds)]
+    return tuple((sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups)
+
+
+Ending = Literal["finished", "diverged", "unfinished"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run has written down. What is absent or cannot be read is None, or empty, and named in `gaps`.
+
+    Attributes:
+        folder: the run's folder.
+        config: the configuration.
+        data: fingerprints by part ("train", "val"); see `emim.training.run_folder.data_record`.
+        machine: what it ran on; see `emim.environment.Machine.to_dict`.
+        summary: how it ended.
+        card: of the trained network.
+        history: what was logged.
+        divergences: what the dumps of a loss that was no number say, oldest first.
+        gaps: sentences on what is missing.
+    """
+
+    folder: Path
+    config: RunConfig | None
+    data: dict[str, dict[str, Any]]
+    machine: dict[str, Any]
+    summary: dict[str, Any]
+    card: ModelCard | None
+    history: History
+    divergences: tuple[dict[str, Any], ...]
+    gaps: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which tells runs of one configuration apart."""
+        return self.folder.resolve().name
+
+    @property
+    def model_file(self) -> Path:
+        """Where the trained network is, if there is one."""
+        return self.folder / MODEL_FILE
+
+    @property
+    def ending(self) -> Ending:
+        """How far the run got."""
+        if self.summary:
+            return "finished"
+        return "diverged" if self.divergences else "unfinished"
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run's folder. Its state (`last.ckpt`) is a pickle and is not opened.
+
+    Raises:
+        ConfigError: it is no run's folder.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise ConfigError(f"{folder}: not a run folder, it has no {CONFIG_FILE}; give the folder that a training wrote")
+    gaps: list[str] = []
+    divergences = tuple(
+        found
+        for path in sorted(folder.glob("diverged-step-*/divergence.json"), key=lambda path: path.stat().st_mtime)
+        if (found := _read_json(path, gaps))
+    )
+    summary = _read_json(folder / SUMMARY_FILE, gaps) if (folder / SUMMARY_FILE).is_file() else {}
+    if not summary:
+        gaps.append(
+            f"The run has not ended by itself: there is no {SUMMARY_FILE}, and so no time, steps or list of skipped "
+            f"clips. `emim train --resume {folder}` goes on with it."
+        )
+    return RunRecord(
+        folder=folder,
+        config=_read_config(folder / CONFIG_FILE, gaps),
+        data=_read_json(folder / DATA_FILE, gaps),
+        machine=_read_json(folder / VERSIONS_FILE, gaps),
+        summary=summary,
+        card=_read_card(folder / MODEL_FILE, gaps),
+        history=_read_history(folder / LOG_FILE, gaps),
+        divergences=divergences,
+        gaps=tuple(gaps),
+    )
+
+
+def _read_json(path: Path, gaps: list[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        gaps.append(f"There is no {path.name}.")
+    except (OSError, ValueError) as error:
+        gaps.append(f"{path.name} cannot be read ({error}).")
+    else:
+        if isinstance(content, dict):
+            return content
+        gaps.append(f"{path.name} holds no JSON object.")
+    return {}
+
+
+def _read_config(path: Path, gaps: list[str]) -> RunConfig | None:
+    try:
+        return load_recipe(path)
+    except ConfigError as error:
+        gaps.append(f"The configuration cannot be read: {error}.")
+        return None
+
+
+def _read_card(path: Path, gaps: list[str]) -> ModelCard | None:
+    if not path.is_file():
+        gaps.append(f"There is no {path.name}: the run saved no network, so nothing could be tested.")
+        return None
+    try:
+        return read_card(path)
+    except CheckpointError as error:
+        gaps.append(f"The network cannot be read, so nothing could be tested: {error}.")
+        return None
+
+
+def _read_history(path: Path, gaps: list[str]) -> History:
+    try:
+        history = read_history(path)
+    except FileNotFoundError:
+        gaps.append(f"There is no {path.name}, so there are no curves: the run ended before its first line.")
+        return History(())
+    except (OSError, ValueError) as error:
+        gaps.append(f"{path.name} cannot be read, so there are no curves ({error}).")
+        return History(())
+    if not history.rows:
+        gaps.append(f"{path.name} holds no row yet, so there are no curves.")
+    return history
