@@ -11,9 +11,9 @@ import pytest
 MACHINE = """
 import os
 from emim.errors import ProcessError
-from emim.distributed import layout, team
+from emim.distributed import plan_processes, process_group
 
-with team(layout(devices=1, nodes=2, accelerator="cpu")) as members:
+with process_group(plan_processes(devices=1, nodes=2, accelerator="cpu")) as members:
     print(members.rank, members.world, members.gather("abc"[members.rank]))
     if members.rank == 1:
         os._exit(0)

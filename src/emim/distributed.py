@@ -25,7 +25,7 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 
 from emim.errors import ConfigError, ProcessError
 
-_TEAM_PATIENCE = timedelta(minutes=10)
+_TIMEOUT = timedelta(minutes=10)
 """How long a team waits for one of its processes. One that has ended is noticed at once, through its connection; this
 is for a machine that has lost its network, and must be longer than any batch."""
 
@@ -49,7 +49,7 @@ def is_first() -> bool:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Processes:
     """The processes of a run.
 
     Attributes:
@@ -75,9 +75,9 @@ class Layout:
         return f"{self.devices} process{'es' * (self.devices > 1)}{machines}, {kind}"
 
 
-def layout(
+def plan_processes(
     devices: int | Literal["auto"], nodes: int = 1, accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-) -> Layout:
+) -> Processes:
     """What the launcher started, else what is asked for.
 
     Args:
@@ -97,7 +97,7 @@ def layout(
         every = torch.cuda.device_count() if gpu else 1
         if gpu and devices != "auto" and devices > every:
             raise ConfigError(f"{devices} devices were asked for, but this machine has {every} GPUs")
-        return Layout(every if devices == "auto" else devices, nodes, device)
+        return Processes(every if devices == "auto" else devices, nodes, device)
     world = env.world_size()
     if isinstance(env, TorchElasticEnvironment):
         started = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -108,10 +108,10 @@ def layout(
             f"{devices} devices were asked for, but the launcher started {started} processes on this machine; "
             "leave the number of devices at auto under torchrun and Slurm"
         )
-    return Layout(started, world // started, device)
+    return Processes(started, world // started, device)
 
 
-def agree(name: str, value: str | None) -> str:
+def broadcast(name: str, value: str | None) -> str:
     """The first process's value, in all processes.
 
     Args:
@@ -149,7 +149,7 @@ def _join(env: ClusterEnvironment) -> None:
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """Processes that share a job and hand what they find to the first one.
 
     Attributes:
@@ -178,13 +178,13 @@ class Team:
         return cast("list[T] | None", items)
 
 
-ALONE = Team(0, 1)
+SINGLE_PROCESS = ProcessGroup(0, 1)
 """This process by itself."""
 
 
 @contextmanager
-def team(layout: Layout) -> Iterator[Team]:
-    """The processes of a layout, joined: those that torchrun or Slurm started, else copies of this command.
+def process_group(processes: Processes) -> Iterator[ProcessGroup]:
+    """The processes of a processes, joined: those that torchrun or Slurm started, else copies of this command.
 
     They talk over the CPU, so that they need nothing of the GPUs. The copies start from the command's beginning, and
     come here too: what lies before is done by each of them.
@@ -193,29 +193,29 @@ def team(layout: Layout) -> Iterator[Team]:
         ConfigError: several machines, and nothing says which one this is.
         ProcessError: the processes do not find each other.
     """
-    if layout.world == 1:
-        yield ALONE
+    if processes.world == 1:
+        yield SINGLE_PROCESS
         return
     env = environment()
-    if layout.nodes > 1 and isinstance(env, LightningEnvironment):
+    if processes.nodes > 1 and isinstance(env, LightningEnvironment):
         unset = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if unset:
             raise ConfigError(
-                f"{layout.nodes} machines: start the command with torchrun or Slurm, or set {', '.join(unset)}"
+                f"{processes.nodes} machines: start the command with torchrun or Slurm, or set {', '.join(unset)}"
             )
     # Banners; the last one speaks for Fabric, too, once both are imported.
     for name in ("lightning.fabric", "lightning.fabric.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     fabric = Fabric(
-        accelerator="gpu" if layout.device.type == "cuda" else "cpu",
-        devices=layout.devices,
-        num_nodes=layout.nodes,
-        strategy=DDPStrategy(process_group_backend="gloo", timeout=_TEAM_PATIENCE),
+        accelerator="gpu" if processes.device.type == "cuda" else "cpu",
+        devices=processes.devices,
+        num_nodes=processes.nodes,
+        strategy=DDPStrategy(process_group_backend="gloo", timeout=_TIMEOUT),
         plugins=[env],
     )
     try:
         fabric.launch()
     except dist.DistError as error:
-        raise ProcessError(f"the {layout.world} processes did not find each other ({error})") from error
-    yield Team(dist.get_rank(), dist.get_world_size())
+        raise ProcessError(f"the {processes.world} processes did not find each other ({error})") from error
+    yield ProcessGroup(dist.get_rank(), dist.get_world_size())
     dist.destroy_process_group()

@@ -13,7 +13,7 @@ from typing import Any
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` to write; it takes the place of `path` when the block ends without error.
 
     After an error the temporary file is gone and an earlier `path` is as it was. The folder is made if needed.
@@ -34,7 +34,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON for reading by people and programs; whole or not at all."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from emim.bench.scaling import MODULES, Result, ScalingReport
 from emim.errors import ConfigError
-from emim.utils import whole_file
+from emim.utils import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ def plot_scaling(report: ScalingReport, file: Path) -> None:
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     try:
-        with whole_file(file) as temporary:
+        with atomic_write(file) as temporary:
             figure.savefig(temporary, dpi=110, format=file.suffix[1:])
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written ({error.strerror})") from error

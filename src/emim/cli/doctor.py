@@ -177,14 +177,14 @@ def _write_clean(args: argparse.Namespace, report: DoctorReport) -> None:
 
     from emim.data.class_list import CLASS_LIST_NAME
     from emim.data.manifest import write_manifest
-    from emim.utils import whole_file
+    from emim.utils import atomic_write
 
     if not len(report.clean):
         raise DataError(f"{args.quarantine}: not written, because no clip can be used")
     ours, theirs = (path.parent / CLASS_LIST_NAME for path in (args.quarantine, args.data))
     try:
         if args.data.is_file() and theirs.is_file() and not ours.exists():
-            with whole_file(ours) as temporary:
+            with atomic_write(ours) as temporary:
                 shutil.copyfile(theirs, temporary)
         write_manifest(args.quarantine, report.clean)
     except OSError as error:

@@ -56,7 +56,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from emim.data.loader import default_workers
     from emim.datasets.prepare.output import left_out
-    from emim.distributed import is_first, layout, team
+    from emim.distributed import is_first, plan_processes, process_group
     from emim.evaluation.outputs import clip_outputs
     from emim.evaluation.testing import describe_views, summarise, write_logits
     from emim.inference.recogniser import Recogniser
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         check_folder(path)
     first = is_first()
     tell = say if first else silent
-    place = layout(args.devices, args.nodes, args.accelerator)
+    place = plan_processes(args.devices, args.nodes, args.accelerator)
     checkpoint = resolve_checkpoint(args.checkpoint)
     recogniser = Recogniser.load(checkpoint, device=place.device)
     split, clip_list = find_clips(args, recogniser)
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     tell(clip_list.note or f"{len(clip_list)} clips from {args.data}")
     tell(f"{precision} on {place}")
 
-    with team(place) as members:
+    with process_group(place) as members:
         started = time.monotonic()
         with progress_bar("testing", len(clip_list)) if first else nullcontext(no_progress) as progress:
             outputs = clip_outputs(
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
                 workers=default_workers(place.devices) if args.workers is None else args.workers,
                 precision=precision,
                 keep_logits=args.logits is not None,
-                team=members,
+                group=members,
                 progress=progress,
             )
         seconds = time.monotonic() - started

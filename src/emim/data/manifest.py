@@ -32,7 +32,7 @@ from typing import Literal
 
 from emim.data.class_list import classes_beside
 from emim.errors import DataError, ManifestError
-from emim.utils import nearest, whole_file
+from emim.utils import atomic_write, nearest
 
 RangeUnit = Literal["s", "frame"]
 
@@ -193,7 +193,7 @@ def write_manifest(path: Path | str, clip_list: ClipList) -> None:
     """
     target = Path(path)
     text = manifest_text(clip_list, target.parent)
-    with whole_file(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
 
 

@@ -45,7 +45,7 @@ from emim.data.video.frame_folder import list_frames
 from emim.data.video.full_decode import FullDecode
 from emim.errors import ConfigError, DataError, EmimError, VideoError
 from emim.isolation import WorkerLoss, run_isolated
-from emim.utils import whole_file
+from emim.utils import atomic_write
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -211,7 +211,7 @@ def _stamp(source: Path) -> list[int]:
 
 
 def _remove_remains(task: _Task) -> None:
-    """A process that was killed leaves the temporary file of `whole_file` behind."""
+    """A process that was killed leaves the temporary file of `atomic_write` behind."""
     for target in (task.copy, task.encoded):
         for file in target.parent.glob(f".{_escaped(target.name)}.*.tmp"):
             file.unlink(missing_ok=True)
@@ -272,7 +272,7 @@ class _Index:
 
     def _save(self) -> None:
         try:
-            with whole_file(self._path) as temporary:
+            with atomic_write(self._path) as temporary:
                 temporary.write_text(json.dumps({"files": self._files}, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise DataError(f"{self._path}: cannot be written ({error.strerror})") from error
@@ -291,10 +291,10 @@ def _make(task: _Task) -> _Done | str:
     try:
         with open_video(task.source, min_frames=1) as reader:
             if task.source.is_file() and min(reader.height, reader.width) <= task.short_side:
-                with whole_file(task.copy) as temporary:
+                with atomic_write(task.copy) as temporary:
                     shutil.copyfile(task.source, temporary)
                 return _Done(task.copy, True)
-            with whole_file(task.encoded) as temporary:
+            with atomic_write(task.encoded) as temporary:
                 _encode(reader, temporary, task.short_side)
                 _verify(reader, temporary)
             return _Done(task.encoded, False)

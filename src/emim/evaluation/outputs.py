@@ -25,7 +25,7 @@ from emim.data.dataset import TestClips, init_worker
 from emim.data.loader import ErrorsAsItems
 from emim.data.manifest import ClipList
 from emim.data.preprocessing import Preprocessing
-from emim.distributed import ALONE, Team
+from emim.distributed import SINGLE_PROCESS, ProcessGroup
 from emim.errors import CheckpointError, DataError, EmimError
 from emim.inference.scoring import mean_score, view_logits
 from emim.precision import Precision
@@ -95,7 +95,7 @@ def clip_outputs(
     workers: int = 0,
     precision: Precision = "32-true",
     keep_logits: bool = False,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     progress: Callable[[int, int], None] | None = None,
 ) -> ClipOutputs | None:
     """Run a network over the fixed views of every clip.
@@ -112,7 +112,7 @@ def clip_outputs(
         workers=workers,
         precision=precision,
         keep_logits=keep_logits,
-        team=team,
+        group=group,
         progress=progress,
     )
     return None if found is None else found[0]
@@ -129,7 +129,7 @@ def outputs_under(
     workers: int = 0,
     precision: Precision = "32-true",
     keep_logits: bool = False,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[ClipOutputs, ...] | None:
     """Run a network over the fixed views of every clip, under each of several conditions. A video is read once.
@@ -148,7 +148,7 @@ def outputs_under(
         workers: loader processes.
         precision: what the network computes in; logits come in float32 either way.
         keep_logits: keep N x V x K logits, besides the scores.
-        team: the processes that share the clips out; all of them call this with the same arguments.
+        group: the processes that share the clips out; all of them call this with the same arguments.
         progress: called in the first process with (videos done by all, videos in all).
 
     Returns:
@@ -157,30 +157,30 @@ def outputs_under(
     Raises:
         DataError: there are no clips, or none could be read.
         CheckpointError: the network's logits are not finite; names the clip.
-        ProcessError: another process of the team has ended.
+        ProcessError: another process of the group has ended.
     """
     if len(clip_list) == 0:
         raise DataError(f"{clip_list.source}: no clips to test")
     device = torch.device(device)
     model = model.to(device).eval()
     batches = [range(start, min(start + batch_size, len(clip_list))) for start in range(0, len(clip_list), batch_size)]
-    own = _own_batches(clip_list, preprocessing, batches[team.rank :: team.world], workers)
+    own = _own_batches(clip_list, preprocessing, batches[group.rank :: group.world], workers)
     collected: list[tuple[_BatchOutputs, ...]] = []
     done = 0
-    for _ in range(0, len(batches), team.world):
+    for _ in range(0, len(batches), group.world):
         # Round by round, so that a process which has died is noticed within a batch.
         batch = next(own, [])
         outputs = tuple(
             _run(model, batch, clip_list, device, precision, keep_logits, condition) for condition in conditions
         )
-        gathered = team.gather(outputs)
+        gathered = group.gather(outputs)
         if gathered is None:
             continue
         collected += gathered
         done += sum(len(part.index) + len(part.missing) for part, *_ in gathered)
         if progress is not None:
             progress(done, len(clip_list))
-    return tuple(_joined(parts, clip_list) for parts in zip(*collected, strict=True)) if team.rank == 0 else None
+    return tuple(_joined(parts, clip_list) for parts in zip(*collected, strict=True)) if group.rank == 0 else None
 
 
 def _own_batches(

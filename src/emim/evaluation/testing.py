@@ -22,7 +22,7 @@ from emim.data.preprocessing import Preprocessing
 from emim.errors import ConfigError
 from emim.evaluation.outputs import ClipOutputs, clip_outputs
 from emim.precision import Precision
-from emim.utils import whole_file
+from emim.utils import atomic_write
 
 _Z_95 = 1.959963984540054
 """Standard normal quantile of a 95 % interval."""
@@ -218,7 +218,7 @@ def write_logits(path: Path, outputs: ClipOutputs, clip_list: ClipList, about: M
     metadata = json.dumps({**about, "classes": list(clip_list.classes), "clips": clips})
     tensors = {"logits": outputs.logits_NVK.contiguous(), "labels": outputs.label_N}
     try:
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file(tensors, temporary, metadata={_METADATA_KEY: metadata})
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error

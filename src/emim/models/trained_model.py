@@ -22,7 +22,7 @@ from emim.errors import CheckpointError
 from emim.models.checkpoint import load_checkpoint
 from emim.models.registry import create_model
 from emim.models.uniformer import UniFormer
-from emim.utils import whole_file
+from emim.utils import atomic_write
 
 BUNDLED = "bundled"
 """The name that stands for the file wherever a checkpoint is asked for."""
@@ -72,7 +72,7 @@ def save_model(path: str | os.PathLike[str], weights: Mapping[str, Tensor], card
     """Write weights (a network's `state_dict()`) and card; the file appears whole or not at all."""
     path = Path(path)
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(asdict(card))})
 
 

@@ -25,7 +25,7 @@ from emim.motion.drawing import Floats, Picture
 from emim.motion.field import faded_where_still, motion_field
 from emim.motion.sheet import draw_sheet
 from emim.nn.affinity import emim_blocks
-from emim.utils import nearest, whole_file
+from emim.utils import atomic_write, nearest
 
 
 def class_relevance(model: UniFormer, clip_BCTHW: Tensor, class_index: int) -> Tensor:
@@ -143,7 +143,7 @@ class Explanation:
         if kind is None:
             raise ConfigError(f"{path}: name the picture .png or .jpg")
         try:
-            with whole_file(path) as temporary:
+            with atomic_write(path) as temporary:
                 Image.fromarray(self.draw()).save(temporary, format=kind)
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -41,7 +41,7 @@ from emim.report.tables import (
     whole,
 )
 from emim.training.run_folder import History, RunRecord
-from emim.utils import whole_file
+from emim.utils import atomic_write
 
 _MOST_IN_TABLE = 24
 """Classes of a confusion matrix with figures in it; of more, a map is drawn."""
@@ -210,7 +210,7 @@ def write_page(report: Report, path: Path) -> int:
     # Names of files may hold bytes that are no text; the page shows a question mark for them.
     content = render(report).encode("utf-8", "replace")
     try:
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror or error})") from error

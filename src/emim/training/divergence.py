@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from emim.errors import EmimError
-from emim.utils import whole_file, write_json
+from emim.utils import atomic_write, write_json
 
 
 class DivergedError(EmimError):
@@ -92,7 +92,7 @@ def dump(folder: Path, divergence: Divergence, clip_BCTHW: Tensor, target_BK: Te
     if model is not None:
         parts["weights"] = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     for name, tensors in parts.items():
-        with whole_file(where / f"{name}.safetensors") as temporary:
+        with atomic_write(where / f"{name}.safetensors") as temporary:
             save_file(tensors, temporary)
     write_json(where / "divergence.json", divergence.to_dict())
     return where

@@ -20,7 +20,7 @@ from torch import Tensor
 from emim.data.augment.mix import Mixer
 from emim.data.folder import fingerprint
 from emim.data.manifest import ClipList
-from emim.distributed import Layout, Team, agree, is_first
+from emim.distributed import Processes, ProcessGroup, broadcast, is_first
 from emim.errors import ConfigError
 from emim.models import UniFormer
 from emim.models.trained_model import ModelCard, save_model
@@ -66,7 +66,7 @@ class Fit:
         model: the network, with the weights to start from.
         train_clips: training clips.
         val_clips: validation clips, if any.
-        layout: the processes of the run.
+        processes: the processes of the run.
         say: receives lines of progress.
         progress_bar: show one, if standard error is a terminal.
 
@@ -80,7 +80,7 @@ class Fit:
         model: UniFormer,
         train_clips: ClipList,
         val_clips: ClipList | None,
-        layout: Layout,
+        processes: Processes,
         say: Callable[[str], None],
         progress_bar: bool,
     ) -> None:
@@ -94,20 +94,20 @@ class Fit:
         self.model = model
         self.train_clips = train_clips
         self.val_clips = val_clips
-        self.layout = layout
+        self.processes = processes
         self.say = say
         self.show_bar = progress_bar and sys.stderr.isatty() and is_first()
         self.metrics: dict[str, Any] = {}
-        self.precision = resolve_precision(config.trainer.precision, layout.device.type)
+        self.precision = resolve_precision(config.trainer.precision, processes.device.type)
         checkpoint_blocks(model, config.trainer.checkpoint_blocks)
         self.plan = self._plan()
-        say(f"{self.plan}; {self.precision} on {layout}")
+        say(f"{self.plan}; {self.precision} on {processes}")
         if config.trainer.epochs <= config.optim.warmup_epochs:
             say(
                 f"note: the warm-up (optim.warmup_epochs={config.optim.warmup_epochs:g}) takes all of the "
                 f"{config.trainer.epochs} epochs, so that learning rate is never reached"
             )
-        self.loaders = ClipDataModule(config, train_clips, val_clips, self.plan, layout.devices, say)
+        self.loaders = ClipDataModule(config, train_clips, val_clips, self.plan, processes.devices, say)
 
     def run(self, folder: Path, saved: SavedState | None = None) -> RunResult:
         """Train in `folder`, from the saved state of an earlier part of the run if there is one.
@@ -126,7 +126,7 @@ class Fit:
             raise KeyboardInterrupt from stop
         if self.val_clips is None or self.config.trainer.keep == "last" or not (folder / MODEL_FILE).is_file():
             self._save(folder, module.weights(), self.metrics)
-        found = Team(trainer.global_rank, trainer.world_size).gather(
+        found = ProcessGroup(trainer.global_rank, trainer.world_size).gather(
             (list(self.loaders.skipped.values()), module.missing)
         )
         if is_first() and found is not None:
@@ -165,8 +165,8 @@ class Fit:
             ]
         return lightning.Trainer(
             accelerator=options.accelerator,
-            devices=self.layout.devices,
-            num_nodes=self.layout.nodes,
+            devices=self.processes.devices,
+            num_nodes=self.processes.nodes,
             strategy=self._strategy(),
             precision=self.precision,
             max_epochs=options.epochs,
@@ -199,11 +199,11 @@ class Fit:
         ]
 
     def _strategy(self) -> Strategy | str:
-        if self.layout.world == 1:
+        if self.processes.world == 1:
             return "auto"
         if self.config.trainer.strategy == "fsdp":
             return ModelParallelStrategy(
-                data_parallel_size=self.layout.world, tensor_parallel_size=1, save_distributed_checkpoint=False
+                data_parallel_size=self.processes.world, tensor_parallel_size=1, save_distributed_checkpoint=False
             )
         return DDPStrategy(gradient_as_bucket_view=True)
 
@@ -214,13 +214,13 @@ class Fit:
             fits = clips_that_fit(
                 self.model,
                 (3, pre.num_frames, pre.training_size, pre.training_size),
-                room=free_bytes(self.layout.device)
-                // (1 if self.layout.device.type == "cuda" else self.layout.devices),
+                room=free_bytes(self.processes.device)
+                // (1 if self.processes.device.type == "cuda" else self.processes.devices),
                 mixed=self.precision.endswith("mixed"),
                 repeats=options.repeats,
             )
-            fits = int(agree("EMIM_CLIPS_THAT_FIT", str(fits) if is_first() else None))
-        return plan_batches(options, self.config.optim, world=self.layout.world, fits=fits)
+            fits = int(broadcast("EMIM_CLIPS_THAT_FIT", str(fits) if is_first() else None))
+        return plan_batches(options, self.config.optim, world=self.processes.world, fits=fits)
 
     def _module(self, folder: Path) -> ClassificationModule:
         mix, options = self.config.mix, self.config.trainer
@@ -228,7 +228,7 @@ class Fit:
             mix.mixup, mix.cutmix, mix.switch_prob, mix.prob,
             num_classes=len(self.train_clips.classes), label_smoothing=mix.label_smoothing,
         )  # fmt: skip
-        sharded = self.layout.world > 1 and options.strategy == "fsdp"
+        sharded = self.processes.world > 1 and options.strategy == "fsdp"
         return (ShardedModule if sharded else ClassificationModule)(
             self.model,
             dataclasses.replace(self.config.optim, lr=self.plan.lr),

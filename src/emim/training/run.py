@@ -13,7 +13,7 @@ import yaml
 
 from emim.data.folder import Split, fingerprint, load_clips
 from emim.data.manifest import ClipList
-from emim.distributed import Layout, agree, is_first, layout
+from emim.distributed import Processes, broadcast, is_first, plan_processes
 from emim.environment import describe_machine
 from emim.errors import CheckpointError, ConfigError
 from emim.models import UniFormer, create_model, load_checkpoint
@@ -31,7 +31,7 @@ from emim.training.run_folder import (
     data_record,
     read_state,
 )
-from emim.utils import whole_file, write_json
+from emim.utils import atomic_write, write_json
 
 
 def train(config: RunConfig, *, say: Callable[[str], None] = print, progress_bar: bool = True) -> RunResult:
@@ -59,7 +59,7 @@ def train(config: RunConfig, *, say: Callable[[str], None] = print, progress_bar
         say(f"validation: {val_clips.note or f'{len(val_clips)} clips from {val_clips.source}'}")
     lightning.seed_everything(config.trainer.seed, verbose=False)
     model = _build_model(config.model, train_clips.classes, say)
-    fit = Fit(config, model, train_clips, val_clips, _layout(config), say, progress_bar)
+    fit = Fit(config, model, train_clips, val_clips, _processes(config), say, progress_bar)
     folder = _agree_on_folder(_new_folder(config) if is_first() else None)
     if is_first():
         write_json(folder / DATA_FILE, data_record(train_clips, val_clips))
@@ -80,7 +80,7 @@ def resume(
     config = load_recipe(folder / CONFIG_FILE, overrides)
     train_clips, val_clips = _find_clips(config)
     _check_same_clips(folder, train_clips)
-    processes = _layout(config)
+    processes = _processes(config)
     if config.trainer.batch_size is None and saved.division[2] == processes.world:
         # What fits may have changed by a little since; what the run divides its clips by must not.
         options = dataclasses.replace(config.trainer, batch_size=saved.division[0])
@@ -107,11 +107,11 @@ def _check_same_clips(folder: Path, train_clips: ClipList) -> None:
 
 
 def _agree_on_folder(folder: Path | None) -> Path:
-    return Path(agree("EMIM_RUN_FOLDER", None if folder is None else str(folder)))
+    return Path(broadcast("EMIM_RUN_FOLDER", None if folder is None else str(folder)))
 
 
-def _layout(config: RunConfig) -> Layout:
-    return layout(config.trainer.devices, config.trainer.nodes, config.trainer.accelerator)
+def _processes(config: RunConfig) -> Processes:
+    return plan_processes(config.trainer.devices, config.trainer.nodes, config.trainer.accelerator)
 
 
 def _silent(line: str) -> None:
@@ -186,5 +186,5 @@ def _new_folder(config: RunConfig) -> Path:
 
 
 def _write_config(folder: Path, config: RunConfig) -> None:
-    with whole_file(folder / CONFIG_FILE) as temporary:
+    with atomic_write(folder / CONFIG_FILE) as temporary:
         temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")

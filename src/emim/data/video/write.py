@@ -16,7 +16,7 @@ from PIL import Image
 
 from emim.data.video.clip_source import Frames
 from emim.errors import ConfigError
-from emim.utils import whole_file
+from emim.utils import atomic_write
 
 _GIF_FPS = 12.5
 """Most browsers slow a GIF down that asks for much more, and its size grows with every picture."""
@@ -51,7 +51,7 @@ def write_video(path: Path, frames: Iterable[Frames], fps: float, *, crf: int = 
     check_format(path)
     counted = _Counted(frames)
     try:
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             if path.suffix.lower() == ".gif":
                 _write_gif(temporary, iter(counted), fps)
             else:

@@ -14,7 +14,7 @@ from emim.data.class_list import CLASS_LIST_NAME, class_list_text
 from emim.data.folder import Split
 from emim.data.manifest import ClipList, manifest_text
 from emim.errors import DataError
-from emim.utils import whole_file
+from emim.utils import atomic_write
 
 REPORT_NAME = "prepare.json"
 
@@ -92,7 +92,7 @@ def write_outputs(out: Path, lists: dict[Split, ClipList], classes: tuple[str, .
             content = text.encode("utf-8")
             if path.is_file() and path.read_bytes() == content:
                 continue
-            with whole_file(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_bytes(content)
         except UnicodeEncodeError as error:
             raise DataError(f"{path}: a name is not UTF-8 ({error.object[:80]!r}); rename that file") from error

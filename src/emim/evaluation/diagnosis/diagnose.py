@@ -13,7 +13,7 @@ from torch import nn
 
 from emim.data.manifest import ClipEntry, ClipList, format_moment
 from emim.data.preprocessing import Preprocessing
-from emim.distributed import ALONE, Team
+from emim.distributed import SINGLE_PROCESS, ProcessGroup
 from emim.evaluation.diagnosis.ablations import (
     APPEARANCE_ZEROED,
     AS_IS,
@@ -246,7 +246,7 @@ def diagnose(
     batch_size: int = 8,
     workers: int = 0,
     precision: Precision = "32-true",
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Diagnosis | None:
     """Whether a network uses motion: its accuracy on clips as they are, and with motion taken from clips or network.
@@ -273,7 +273,7 @@ def diagnose(
         batch_size=batch_size,
         workers=workers,
         precision=precision,
-        team=team,
+        group=group,
         progress=progress,
     )
     if outputs is None:
