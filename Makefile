@@ -39,9 +39,9 @@ test-all: $(VENV)/.dev
 bench: $(VENV)/.base
 	@mkdir -p build/bench
 	$(BIN)/emim bench op --quick --json build/bench/op.json
-	$(BIN)/emim bench model --quick --json build/bench/model.json
-	$(BIN)/emim bench train --quick --json build/bench/train.json
-	$(BIN)/emim bench scaling --quick --json build/bench/scaling.json
+	$(BIN)/python benchmarks/model.py --quick --json build/bench/model.json
+	$(BIN)/python benchmarks/train.py --quick --json build/bench/train.json
+	$(BIN)/python benchmarks/scaling.py --quick --json build/bench/scaling.json
 	$(BIN)/emim generate build/bench/clips --split train=10 --size 96
 	$(BIN)/emim bench loader --data build/bench/clips --clips 16 --repeats 2 --json build/bench/loader.json
 
