@@ -12,7 +12,7 @@ help:
 	@echo "make test        install, then run the tests (a few minutes)"
 	@echo "make test-all    with those that take long: killed runs, several processes, every recipe"
 	@echo "make bench       the quick set of measurements, as tables and in build/bench/ (a few minutes)"
-	@echo "make lint        ruff and mypy"
+	@echo "make lint        ruff, mypy, and the structure of the package"
 	@echo "make wheel-check build the wheel and try it in a clean environment"
 	@echo "make weights     train the bundled model anew (about half an hour)"
 
@@ -49,6 +49,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/structure.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
