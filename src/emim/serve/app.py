@@ -163,11 +163,9 @@ class _Service:
     async def _predict(self, request: Request, body: _Body, folder: Path) -> Response:
         started = time.monotonic()
         settings = self.settings
-        boundary = check_headers(request.headers, settings.max_bytes)
+        check_headers(request.headers, settings.max_bytes)
         path = folder / "upload"
-        form = await receive_form(
-            body.chunks(), boundary, path, max_bytes=settings.max_bytes, seconds=settings.upload_seconds
-        )
+        form = await receive_form(body.chunks(), request.headers, path, settings)
         topk = _topk(form.values)
         drawn = folder / "pictures" if _wants_pictures(form.values) else None
         if drawn is not None:
