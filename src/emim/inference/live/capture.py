@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import av
-import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from emim.data.video.geometry import to_display
 from emim.errors import EmimError, SourceError, VideoError
 from emim.inference.live.clip import ClipShape, FrameRing, LiveFrame
 from emim.inference.live.connection import Connection, Source, connect, why
@@ -158,7 +158,7 @@ class FrameReader:
                 size = frame.height, frame.width
             else:
                 stamp = max(stamp, before)  # time stands still rather than going back by a little
-            pixels_CHW = self._shape.shrink(self._upright(frame))
+            pixels_CHW = self._shape.shrink(to_display(frame, connection.aspect, self._reformatter))
             yield LiveFrame(origin + stamp, captured, pixels_CHW, self._run)
 
     def _decoded(self, connection: Connection) -> Iterator[tuple[float, VideoFrame]]:
@@ -199,10 +199,6 @@ class FrameReader:
                 if connection.paced and self._stopped.wait(max(captured - time.monotonic(), 0.0)):
                     return
                 yield captured, frame
-
-    def _upright(self, frame: VideoFrame) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        frame_HWC = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return np.rot90(frame_HWC, k=round(frame.rotation / 90))
 
 
 def _stamp(packet: Packet[VideoStream]) -> float | None:
