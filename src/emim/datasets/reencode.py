@@ -43,7 +43,7 @@ from emim.data.video import VideoFileReader, VideoReader, open_video
 from emim.data.video.clip_source import Frames
 from emim.data.video.frame_folder import list_frames
 from emim.data.video.full_decode import FullDecode
-from emim.data.video.geometry import as_array, orientation_of, scaled
+from emim.data.video.geometry import as_array, scaled
 from emim.errors import ConfigError, DataError, EmimError, VideoError
 from emim.isolation import WorkerLoss, run_isolated
 from emim.utils import atomic_write
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 INDEX_NAME = "reencoded.json"
 
-_FORMAT = 1  # raise when the same settings would give other files
+_FORMAT = 2  # raise when the same settings would give other files
 _ENCODER: Final = "libx264"
 _CRF = 20
 _PRESET = "veryfast"
@@ -361,9 +361,9 @@ def _scaled_frames(reader: VideoReader, height: int, width: int) -> Iterator[Vid
     reformatter = VideoReformatter()
     start, last, is_even = 0, -1, True
     stored_size: tuple[int, int] | None = None
+    orientation = reader.orientation
+    side_x, side_y = (height, width) if orientation.transposed else (width, height)
     for number, frame in enumerate(decode):
-        orientation = orientation_of(frame)
-        side_x, side_y = (height, width) if orientation.transposed else (width, height)
         if stored_size is None:
             stored_size, start, is_even = (frame.height, frame.width), frame.pts or 0, _are_even(decode, even)
         if (frame.height, frame.width) != stored_size:

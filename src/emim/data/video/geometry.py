@@ -60,15 +60,19 @@ class Orientation(NamedTuple):
         return frame_HWC[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
 
 
-def orientation_of(frame: VideoFrame) -> Orientation:
+def orientation_of(frame: VideoFrame) -> Orientation | None:
     """Read the display matrix that FFmpeg attaches to a decoded frame, from the container or the bitstream.
 
     A stored pixel (x, y) is shown at (a x + c y, b x + d y), where the matrix begins a, b, u, c, d. Angles between
     the multiples of 90 degrees become the nearest of these.
+
+    Returns:
+        The orientation; None for a frame without a matrix. In a bitstream (an SEI message of H.264) a matrix holds
+        for the frames that follow as well, to which FFmpeg does not attach it.
     """
     data = cast("SideData | None", frame.side_data.get("DISPLAYMATRIX"))
     if data is None:
-        return Orientation()
+        return None
     a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return Orientation(False, a < 0, d < 0)
@@ -91,11 +95,12 @@ def display_size(height: int, width: int, aspect: Fraction) -> tuple[int, int]:
     return (height, round(width * aspect)) if aspect >= 1 else (round(height / aspect), width)
 
 
-def to_display(frame: VideoFrame, aspect: Fraction, reformatter: VideoReformatter) -> Frames:
+def to_display(frame: VideoFrame, orientation: Orientation, aspect: Fraction, reformatter: VideoReformatter) -> Frames:
     """Convert a decoded frame to RGB with square pixels (bicubic, where they are not), and turn it upright.
 
     Args:
         frame: as FFmpeg gives it.
+        orientation: how it lies.
         aspect: of its pixels; see `pixel_aspect`.
         reformatter: reused from frame to frame, which is faster.
     """
@@ -104,7 +109,7 @@ def to_display(frame: VideoFrame, aspect: Fraction, reformatter: VideoReformatte
     if aspect != 1:
         height, width = display_size(frame.height, frame.width, aspect)
         frame_HWC = scaled(frame_HWC, height, width)
-    return orientation_of(frame).apply(frame_HWC)
+    return orientation.apply(frame_HWC)
 
 
 def scaled(frame_HWC: Frames, height: int, width: int) -> Frames:

@@ -51,7 +51,7 @@ from av.video.reformatter import VideoReformatter
 from emim.data.video.clip_source import Excerpt, Frames, VideoReader, check_frame_count
 from emim.data.video.container import IN_MEMORY, MediaFile, bytes_missing, is_animated_webp
 from emim.data.video.frame_folder import AnimatedWebPReader, FrameFolderReader
-from emim.data.video.geometry import display_size, orientation_of, pixel_aspect, to_display
+from emim.data.video.geometry import Orientation, display_size, orientation_of, pixel_aspect, to_display
 from emim.data.video.packets import PacketSource
 from emim.errors import (
     EmptyVideoError,
@@ -223,6 +223,11 @@ class VideoFileReader(VideoReader):
                 raise
 
     @property
+    def orientation(self) -> Orientation:
+        """How stored frames lie."""
+        return self._orientation
+
+    @property
     def packets_decoded(self) -> int:
         """Packets given to the decoder so far: what opening and reading have cost."""
         return self._source.packets_decoded
@@ -315,7 +320,8 @@ class VideoFileReader(VideoReader):
             raise VideoError(self.path, "states neither frame rate nor time stamps; remux it to mp4")
 
     def _describe_picture(self, frame: VideoFrame) -> None:
-        orientation = orientation_of(frame)
+        # Of frame 0 or, where all frames have the same matrix, of any.
+        self._orientation = orientation = orientation_of(frame) or Orientation()
         self.rotation, self.mirrored = orientation.rotation, orientation.mirrored
         self._stored_size = (frame.height, frame.width)
         height, width = display_size(*self._stored_size, self.pixel_aspect)
@@ -324,7 +330,7 @@ class VideoFileReader(VideoReader):
     def __getattr__(self, name: str) -> Any:
         # Size and rotation are those of the first picture decoded; of a predictable stream, that need not be
         # the first in the file.
-        if name not in ("height", "width", "rotation", "mirrored", "_stored_size"):
+        if name not in ("height", "width", "rotation", "mirrored", "_orientation", "_stored_size"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if self._closed:
             raise VideoError(self.path, f"is closed; ask for its {name} before that")
@@ -513,10 +519,7 @@ class VideoFileReader(VideoReader):
                 f"frame {index} is {frame.width}x{frame.height}, but frame 0 is {width}x{height}; re-encode "
                 "the file to one size",
             )
-        upright_HWC = to_display(frame, self.pixel_aspect, self._reformatter)
-        if upright_HWC.shape[:2] != (self.height, self.width):
-            raise VideoError(self.path, f"frame {index} lies on its side compared with frame 0; re-encode the file")
-        return upright_HWC
+        return to_display(frame, self._orientation, self.pixel_aspect, self._reformatter)
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import av
+import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from emim.data.video.geometry import to_display
+from emim.data.video.geometry import Orientation, orientation_of, to_display
 from emim.errors import EmimError, SourceError, VideoError
 from emim.inference.live.clip import ClipShape, FrameRing, LiveFrame
 from emim.inference.live.connection import Connection, Source, connect, why
@@ -144,6 +145,7 @@ class FrameReader:
         size: tuple[int, int] | None = None
         origin = 0.0
         stamp: float | None = None
+        orientation = Orientation()
         for captured, frame in self._decoded(connection):
             if self._began is None:
                 self._began = captured
@@ -158,7 +160,9 @@ class FrameReader:
                 size = frame.height, frame.width
             else:
                 stamp = max(stamp, before)  # time stands still rather than going back by a little
-            pixels_CHW = self._shape.shrink(to_display(frame, connection.aspect, self._reformatter))
+            orientation = orientation_of(frame) or orientation
+            frame_HWC = to_display(frame, orientation, connection.aspect, self._reformatter)
+            pixels_CHW = self._shape.shrink(np.ascontiguousarray(frame_HWC))
             yield LiveFrame(origin + stamp, captured, pixels_CHW, self._run)
 
     def _decoded(self, connection: Connection) -> Iterator[tuple[float, VideoFrame]]:
