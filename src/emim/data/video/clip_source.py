@@ -81,10 +81,14 @@ class VideoReader(ABC):
         if first >= stop:
             raise VideoError(
                 self.path,
-                f"holds no frame from {start or 0:g} s to {self.duration if end is None else end:g} s; it has "
-                f"{self.num_frames} frames in {self.duration:.3g} s",
+                f"holds no frame {self.describe_range(start, end)}; it has {self.num_frames} frames in "
+                f"{self.duration:.3g} s",
             )
         return first, stop
+
+    def describe_range(self, start: float | None, end: float | None) -> str:
+        """Put a range of time into words, for messages."""
+        return f"from {start or 0:g} s to {self.duration if end is None else end:g} s"
 
     def _frame_from(self, moment: float) -> int:
         """First frame that starts at or after a moment; `num_frames` where there is none."""

@@ -127,7 +127,11 @@ def open_video(
         return reader
     try:
         first, stop = reader.frame_range(start, end)
-        check_frame_count(reader.path, stop - first, min_frames)
+        if stop - first < min_frames:
+            reason = f"{reader.describe_range(start, end)}, fewer than the {min_frames} asked for (min_frames)"
+            raise VideoError(
+                reader.path, f"holds {'1 frame' if stop - first == 1 else f'{stop - first} frames'} {reason}"
+            )
         return Excerpt(reader, first, stop)
     except BaseException:
         reader.close()
