@@ -23,7 +23,10 @@ from torch import Tensor
 
 from emim.errors import CheckpointError
 
-__all__ = ["TensorFile", "read_dictionary", "read_tensor_file"]
+__all__ = ["IF_TRUSTED", "TensorFile", "read_dictionary", "read_tensor_file"]
+
+IF_TRUSTED: Final = ". If you trust it, load it yourself and save its state_dict, best as safetensors"
+"""Advice at the end of the error for a pickle that is refused."""
 
 _MIB: Final = 2**20
 _MAX_HEADER: Final = 8 * _MIB
@@ -332,5 +335,5 @@ def _check_global(path: Path, name: str) -> None:
         raise CheckpointError(f"{path}: holds a {kind} tensor; {_READABLE}")
     raise CheckpointError(
         f"{path}: refused, it is not a file of weights alone (it asks for {name[:200]}), and reading anything else in "
-        "a pickle could run code. If you trust it, load it yourself and save its state_dict, best as safetensors"
+        f"a pickle could run code{IF_TRUSTED}"
     )

@@ -32,6 +32,7 @@ __all__ = [
     "BUNDLED_PATH",
     "ModelCard",
     "card_of",
+    "has_card",
     "load_model",
     "read_card",
     "resolve_checkpoint",
@@ -111,9 +112,14 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
     return card_of(_read(Path(path)))
 
 
+def has_card(file: TensorFile) -> bool:
+    """True for a file that `save_model` wrote."""
+    return _METADATA_KEY in file.metadata
+
+
 def card_of(file: TensorFile) -> ModelCard:
     """The card in a file that has been read; see `read_card`."""
-    if _METADATA_KEY not in file.metadata:
+    if not has_card(file):
         raise CheckpointError(
             f"{file.path}: holds weights alone, without class names and preprocessing, so it cannot predict. "
             "Train from it with model.checkpoint, or give the model.safetensors of a run folder"
