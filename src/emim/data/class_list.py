@@ -16,8 +16,10 @@ from emim.errors import DataError, ManifestError
 
 __all__ = [
     "CLASS_LIST_NAME",
+    "PATH_LIMIT",
     "class_list_text",
     "classes_beside",
+    "clipped",
     "composed",
     "doubtful_name",
     "invisible_character",
@@ -31,6 +33,7 @@ CLASS_LIST_NAME = "classes.txt"
 
 _MAX_NAME = 255
 _SHOWN = 60
+PATH_LIMIT = 300
 # How spreadsheets and pandas write a cell without a value.
 _MISSING = frozenset({"nan", "<na>", "nat", "none", "null", "nil", "n/a", "#n/a", "na", "#ref!", "#value!", "#name?"})
 # Letters and symbols by Unicode's categories that are drawn as nothing.
@@ -44,11 +47,14 @@ def composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def clipped(text: str, limit: int = _SHOWN) -> str:
+    """A value for an error message, cut to its first characters; paths have a limit of their own."""
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text):,} characters)"
+
+
 def shortened(text: str) -> str:
     """A value in quotes for an error message, cut to 60 characters."""
-    if len(text) <= _SHOWN:
-        return repr(text)
-    return f"{text[:_SHOWN]!r}... ({len(text):,} characters)"
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text):,} characters)"
 
 
 def invisible_character(name: str) -> str | None:

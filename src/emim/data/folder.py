@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from emim.data.class_list import composed, same_but_for_case, shortened
+from emim.data.class_list import PATH_LIMIT, clipped, composed, same_but_for_case
 from emim.data.clip_list import ClipEntry, ClipList, Split, fingerprint, is_manifest
 from emim.data.manifest import check_files_exist, parse_columns, read_manifest
 from emim.data.splitting import (
@@ -193,6 +193,8 @@ def _own_clips(
         part = split_clips(clip_list, whole, val_share=val_share, seed=seed)
         check_files_exist(part, max_missing)
         return part
+    if group_column(group_by) is not None:
+        group_by = None  # a column of the other part, which is a manifest
     if split == "val" and os.path.isdir(source) and not _split_folders(source):  # noqa: PTH112
         whole = None
     return discover(source, split=whole, classes=classes, val_share=val_share, seed=seed, group_by=group_by)
@@ -238,9 +240,9 @@ def discover(
     if group_column(group_by) is not None:
         raise ConfigError(f"group_by {group_by!r}: a folder has no columns; give a regular expression such as s(\\d+)_")
     if not os.path.exists(root):  # noqa: PTH110 which takes names that are too long
-        raise DataError(f"{shortened(str(root))[1:-1]}: no such folder; {_LAYOUT}")
+        raise DataError(f"{clipped(str(root), PATH_LIMIT)}: no such folder; {_LAYOUT}")
     if not root.is_dir():
-        raise DataError(f"{root}: not a folder; give a folder of classes or a .csv manifest")
+        raise DataError(f"{root}: not a folder; give a folder of classes or a manifest (.csv, .tsv, .txt)")
 
     folders = _split_folders(root)
     if not folders:

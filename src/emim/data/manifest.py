@@ -37,7 +37,9 @@ from pathlib import Path
 
 from emim.data.class_list import (
     CLASS_LIST_NAME,
+    PATH_LIMIT,
     classes_beside,
+    clipped,
     composed,
     doubtful_name,
     same_but_for_case,
@@ -148,7 +150,7 @@ def check_files_exist(clip_list: ClipList, max_missing: float = 0.0) -> None:
     allowed = int(max_missing * len(clip_list))
     if len(rows) <= allowed:
         return
-    listed = ", ".join(f"{shortened(str(entry.path))[1:-1]} (row {entry.row})" for entry in rows[:_MAX_LISTED])
+    listed = ", ".join(f"{clipped(str(entry.path), PATH_LIMIT)} (row {entry.row})" for entry in rows[:_MAX_LISTED])
     more = f" and {len(rows) - _MAX_LISTED} more" if len(rows) > _MAX_LISTED else ""
     but = f", {allowed} may" if allowed else ""
     near = explain_missing(rows[0].path, clip_list.root).partition("; ")[2]
@@ -404,7 +406,7 @@ def _index_labels(
 ) -> tuple[tuple[str, ...], list[int]]:
     for row, label in zip(rows, labels, strict=True):
         if len(label) > _MAX_INDEX_DIGITS:
-            raise ManifestError(source, row.number, f"class index {shortened(label)[1:-1]} is larger than any")
+            raise ManifestError(source, row.number, f"class index {clipped(label)} is larger than any")
     indices = [int(label) for label in labels]
     size = max(indices) + 1 if classes is None else len(classes)
     for row, index in zip(rows, indices, strict=True):
@@ -448,7 +450,7 @@ def _check_duplicates(source: Path, entries: tuple[ClipEntry, ...]) -> None:
         first = seen.setdefault((entry.path, entry.start, entry.end, entry.unit), entry)
         if first is not entry:
             kind = "the same clip as" if first.label == entry.label else "the same clip with another label as"
-            raise ManifestError(source, entry.row, f"{kind} row {first.row}: {entry.path}")
+            raise ManifestError(source, entry.row, f"{kind} row {first.row}: {clipped(str(entry.path), PATH_LIMIT)}")
 
 
 def _check_groups(source: Path, entries: tuple[ClipEntry, ...]) -> None:
@@ -484,7 +486,7 @@ def explain_missing(path: Path, root: Path) -> str:
             here, respelled = here / same[0], True
             continue
         if number < len(parts) - 1:
-            return f"no such file; there is no folder {shortened(relative_path(here / part, root))[1:-1]}"
+            return f"no such file; there is no folder {clipped(relative_path(here / part, root), PATH_LIMIT)}"
         stem = Path(part).stem.casefold()
         kin = sorted(name for name in names if Path(name).stem.casefold() == stem)
         return f"no such file; with another extension there is {relative_path(here / kin[0], root)}" if kin else _PLAIN

@@ -217,9 +217,9 @@ def chosen_position(source: Path, number: int, header: list[str], role: str, col
     if not matches and is_number(column) and int(column) <= len(header):
         matches = [int(column) - 1]
     if len(matches) != 1:
-        found = "occurs more than once" if matches else "is missing"
+        found = "occurs more than once in" if matches else "is missing from"
         shown = shortened(",".join(header))
-        raise ManifestError(source, number, f"column {column!r}, chosen as {role}, {found} in the header {shown}")
+        raise ManifestError(source, number, f"column {column!r}, chosen as {role}, {found} the header {shown}")
     return matches[0]
 
 

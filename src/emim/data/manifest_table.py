@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from emim.data.class_list import shortened
+from emim.data.class_list import clipped, shortened
 from emim.data.manifest_columns import (
     EXPECTED,
     REQUIRED,
@@ -279,7 +279,7 @@ def _read_headed(source: Path, lines: _Lines, separator: str, chosen: dict[str, 
 
 def _wrong_width(fields: list[str], header: list[str], separator: str) -> str:
     return (
-        f"{len(fields)} fields, but the header has {len(header)} ({shortened(separator.join(header))[1:-1]}); "
+        f"{len(fields)} fields, but the header has {len(header)} ({clipped(separator.join(header))}); "
         f"put quotes around a value that contains a {'comma' if separator == ',' else _separator_name(separator)}"
     )
 
@@ -366,10 +366,12 @@ def _numbered(source: Path, lines: _Lines, numbers: dict[str, int]) -> Table:
     candidates = _first_records(lines)
     separator = max(candidates, key=lambda one: len(candidates[one]), default=",")
     rows = _records(source, lines, separator)
-    width = max(numbers.values())
+    width = max(len(fields) for _, fields in rows)
+    needed = {role: column for role, column in numbers.items() if role in REQUIRED or column > width}
     for number, fields in rows:
-        if len(fields) < width:
-            raise ManifestError(source, number, f"{len(fields)} fields, but column {width} is chosen")
+        if len(fields) < max(needed.values()):
+            raise ManifestError(source, number, f"{len(fields)} fields, but column {max(needed.values())} is chosen")
+        fields += [""] * (width - len(fields))
     remark = f"no header; columns by number, separator {_separator_name(separator)}"
     table = Table({role: column - 1 for role, column in numbers.items()}, (), rows, separator, [remark])
     if _is_clip(source.parent, rows[0][1][table.roles["path"]]) or len(rows) == 1:
