@@ -395,18 +395,17 @@ def _records(source: Path, lines: _Lines, separator: str) -> list[tuple[int, lis
 
 
 def _separated_list(source: Path, lines: _Lines, separator: str) -> Table | None:
-    """A list `path,label` or `path,number of frames,label` with a separator; None where it is no such list.
-
-    Raises:
-        ManifestError: quotes do not match.
-    """
+    """A list `path,label` or `path,number of frames,label` with a separator; None where it is no such list."""
     first = _first_records(lines).get(separator, [])
     while first and not first[-1]:
         first.pop()
     clips = [place for place, value in enumerate(first) if _is_clip(source.parent, value)]
     if len(first) < 2 or not (clips or _is_counted(lines, separator)):
         return None
-    rows = _records(source, lines, separator)
+    try:
+        rows = _records(source, lines, separator)
+    except ManifestError:  # its quotes are parts of names
+        return None
     if any(len(fields) != len(first) for _, fields in rows):
         return None
     path = clips[0] if clips else 0
@@ -456,7 +455,7 @@ def _spaced_lists(source: Path, lines: _Lines) -> list[Table | None]:
 
 
 def _cut(lines: _Lines, cuts: int, separator: str | None) -> list[tuple[int, list[str]]] | None:
-    """Each line cut at its last `cuts` separators, quotes around a path taken off; None if one has fewer."""
+    """Each line cut at its last `cuts` separators, quotes around a path removed; None if a line has fewer."""
     rows = []
     for number, line in enumerate(lines, start=1):
         fields = [value.strip() for value in line.strip().rsplit(separator, cuts)]
@@ -467,7 +466,7 @@ def _cut(lines: _Lines, cuts: int, separator: str | None) -> list[tuple[int, lis
         if len(fields[0]) > 1 and fields[0][0] == fields[0][-1] == '"':
             fields[0] = fields[0][1:-1].replace('""', '"')
         rows.append((number, fields))
-    return rows
+    return rows or None
 
 
 def _list_table(rows: list[tuple[int, list[str]]], roles: dict[str, int], separator: str) -> Table:

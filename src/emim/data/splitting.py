@@ -29,9 +29,13 @@ _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _MAX_LISTED = 3
 # How much the size of a held-out share counts against its balance over the classes.
 _SIZE_WEIGHT = 3.0
+# The same for a class without a held-out clip.
+_EMPTY_WEIGHT = 3.0
+# What is gained must be this share of the clips for two groups to be exchanged; else the seed decides between them.
+_WORTH_EXCHANGING = 0.005
 # Exchanging two groups is tried up to this number of them; with more, single ones reach the share well enough.
 _MAX_EXCHANGED = 64
-_MAX_ROUNDS = 20
+_MAX_ROUNDS = 5
 
 
 def has_splits(clip_list: ClipList) -> bool:
@@ -300,7 +304,7 @@ def _choose_groups(counts: Mapping[str, Counter[int]], order: Sequence[str], sha
         if len(order) <= _MAX_EXCHANGED:
             pairs = [(one, other) for one in order for other in order]
             improved += [
-                side.improve([(one, -1), (other, 1)])
+                side.improve([(one, -1), (other, 1)], side.worth_exchanging)
                 for one, other in pairs
                 if one in side.held and other not in side.held
             ]
@@ -325,6 +329,7 @@ class _HeldOut:
         self._all = self._sizes.total()
         self._taken: Counter[int] = Counter()
         self._total = 0
+        self.worth_exchanging = _WORTH_EXCHANGING * self._all * (1 + _SIZE_WEIGHT)
 
     def move(self, group: str, sign: int) -> None:
         """Make a move."""
@@ -345,15 +350,18 @@ class _HeldOut:
             self.move(group, -sign)
         return difference if possible else None
 
-    def improve(self, moves: Sequence[tuple[str, int]]) -> bool:
-        """Make these moves if they bring the clips closer to the share."""
+    def improve(self, moves: Sequence[tuple[str, int]], least: float = 1e-9) -> bool:
+        """Make these moves if they bring the clips closer to the share, by at least `least` clips."""
         difference = self.change(moves)
-        if difference is None or difference >= -1e-9:
+        if difference is None or difference > -least:
             return False
         for group, sign in moves:
             self.move(group, sign)
         return True
 
     def _distance(self, labels: Iterable[int]) -> float:
-        of_classes = sum(abs(self._taken[label] - self._share * self._sizes[label]) for label in labels)
+        of_classes = sum(
+            abs(self._taken[label] - self._share * self._sizes[label]) * (1 if self._taken[label] else _EMPTY_WEIGHT)
+            for label in labels
+        )
         return of_classes + _SIZE_WEIGHT * abs(self._total - self._share * self._all)
