@@ -27,8 +27,8 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="examine every video of a data set",
         description=(
-            "Decode every video completely and list what is unreadable, cut, damaged, too short, of a doubtful "
-            "frame rate, there twice, or labelled against its folder. The exit status is 1 when there are errors."
+            "Decode every video completely and list those that are unreadable, truncated, damaged, too short, of a "
+            "doubtful frame rate, duplicated, or labelled against their folder. The exit status is 1 if there are errors."
         ),
     )
     parser.add_argument("data", type=Path, help="folder of classes, manifest, or any folder of videos")
@@ -98,7 +98,7 @@ def _load(args: argparse.Namespace) -> tuple[ClipList, bool]:
 
 
 def _check_quarantine(args: argparse.Namespace, clip_list: ClipList, is_labelled: bool) -> None:
-    """Refuse before hours of decoding what would be refused after them."""
+    """Check before hours of decoding that the result can be written."""
     from emim.data.class_list import CLASS_LIST_NAME
     from emim.data.manifest import relative_path
 
@@ -117,7 +117,7 @@ def _check_quarantine(args: argparse.Namespace, clip_list: ClipList, is_labelled
 
 
 def print_report(report: DoctorReport) -> None:
-    """The table of problems, what to do about each kind, and the totals."""
+    """Print the table of problems, the remedy for each kind, and the totals."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -131,7 +131,7 @@ def print_report(report: DoctorReport) -> None:
         table.add_column("severity")
         table.add_column("kind")
         table.add_column("video", overflow="fold", max_width=40)
-        table.add_column("what", overflow="fold")
+        table.add_column("problem", overflow="fold")
         for problem in report.problems[:_MAX_ROWS]:
             rows = f" (row {', '.join(map(str, problem.rows))})" if problem.rows else ""
             name = relative_path(problem.path, report.clip_list.root)
@@ -161,7 +161,7 @@ def summary_line(report: DoctorReport) -> str:
 
 
 def lengths_line(report: DoctorReport) -> str:
-    """How much was decoded, and how the videos spread."""
+    """Amount decoded, and the range of frame rates, lengths and sizes."""
     from emim.datasets.doctor import summary_statistics
 
     speed = report.decoded_frames / report.wall_seconds if report.wall_seconds else 0.0

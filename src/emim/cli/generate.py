@@ -16,8 +16,8 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
         help="write generated motion clips",
         description=(
             "Write a data set of generated clips in eleven classes of motion, as mp4 files in "
-            "<root>/<split>/<class>/ with a manifest for each split. Single frames do not tell the class, but "
-            "for what --solo and --upright give away."
+            "<root>/<split>/<class>/ with a manifest for each split. Single frames do not reveal the class, "
+            "except for what --solo and --upright give away."
         ),
     )
     parser.add_argument("root", type=Path, help="folder to write; must be new, or hold the same data set")

@@ -22,7 +22,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
         help="read a known data set's layout and write manifests",
         description=(
             "Read a data set as its provider distributes it, and write train.csv, val.csv or test.csv, classes.txt "
-            "and prepare.json (counts and missing files). What must lie where is in docs/datasets.md."
+            "and prepare.json (counts and missing files). docs/datasets.md lists the files that each data set needs."
         ),
     )
     parser.add_argument("dataset", choices=_NAMES)
@@ -68,7 +68,7 @@ def _default_workers() -> int:
 
 
 def print_result(result: Prepared) -> None:
-    """The table of splits; notes and missing files on standard error."""
+    """Print the table of splits; notes and missing files go to standard error."""
     from emim.datasets.prepare import describe_missing
 
     for note in result.notes:
@@ -78,7 +78,7 @@ def print_result(result: Prepared) -> None:
             say(f"warning: {describe_missing(split, part.listed, part.missing, part.where)}")
         if part.failed:
             path, reason = part.failed[0]
-            first = f"{path}: {reason}" if len(part.failed) == 1 else f"first of all {path}: {reason}"
+            first = f"{path}: {reason}" if len(part.failed) == 1 else f"the first is {path}: {reason}"
             say(f"warning: {split}: {len(part.failed)} of {part.listed} videos cannot be re-encoded: {first}")
     if any(part.missing or part.failed for part in result.splits.values()):
         say(f"all of them are listed in {result.out / 'prepare.json'}")
