@@ -138,6 +138,11 @@ def discover(
     return replace(clip_list, note=_join(note, clip_list.note))
 
 
+def has_split_folders(root: Path | str) -> bool:
+    """Return True for a folder with train, val or test below it; False for a flat folder of classes."""
+    return bool(_split_folders(Path(root)))
+
+
 def fingerprint(clip_list: ClipList) -> dict[str, Any]:
     """What identifies a list of clips, for checkpoints: JSON-ready, independent of where the data lie.
 
