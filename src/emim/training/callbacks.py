@@ -1,4 +1,4 @@
-"""Callbacks of the trainer: epoch lines, the best validation, the limit of unreadable clips, and checkpoints of the run.
+"""Callbacks of the trainer: log lines, the best validation, the limit of unreadable clips, checkpoints of the run.
 
 A checkpoint is written atomically: at the end of every epoch, at intervals within it, and on SIGTERM.
 """

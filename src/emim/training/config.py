@@ -156,8 +156,8 @@ class OptimConfig:
         clip_grad: largest norm of the gradient; 0 is off.
         layer_decay: factor of the learning rate from each block to the one before it (the head has the full rate);
             1 is off.
-        photometric: weight of the photometric loss (ours), which makes the affinity of the first EMIM block a measure of
-            similarity, so that its soft-argmax is a motion field; 0 is off. It suits clips that are not mixed.
+        photometric: weight of the photometric loss (ours), which makes the affinity of the first EMIM block a measure
+            of similarity, so that its soft-argmax is a motion field; 0 is off. It suits clips that are not mixed.
     """
 
     lr: Amount = 1e-3
