@@ -20,7 +20,7 @@ from torch import Tensor
 from emim.data.augment.mix import Mixer
 from emim.data.manifest import ClipList
 from emim.distributed import Processes, ProcessGroup, broadcast, first_process_logger, is_first
-from emim.errors import ConfigError
+from emim.errors import CheckpointError, ConfigError, EmimError
 from emim.models import UniFormer
 from emim.models.trained_model import ModelCard, save_model
 from emim.precision import resolve_precision
@@ -31,7 +31,7 @@ from emim.training.loaders import ClipDataModule
 from emim.training.memory import checkpoint_activations, clips_that_fit, free_bytes
 from emim.training.module import ClassificationModule, ShardedModule
 from emim.training.recipe import to_dict
-from emim.training.run_folder import MODEL_FILE, STATE_FILE, SUMMARY_FILE, SavedState, csv_log, write_summary
+from emim.training.run_folder import MODEL_FILE, SUMMARY_FILE, SavedState, csv_log, write_summary
 
 __all__ = ["Fit", "RunResult", "model_arguments"]
 
@@ -116,16 +116,22 @@ class Fit:
 
         Raises: see `emim.training.run.train`.
         """
+        module = self._module(folder)
+        if saved is not None:
+            saved.check_fit(self.model, module.configure_optimizers())
         if saved is not None and saved.epoch >= self.config.trainer.epochs:
             return self._finish(folder, saved)
         trainer = self._trainer(folder, 0 if saved is None else saved.step)
-        module = self._module(folder)
         try:
-            # The state is a file of this run's own making, and holds more than tensors.
-            state = None if saved is None else folder / STATE_FILE
-            trainer.fit(module, datamodule=self.loaders, ckpt_path=state, weights_only=False)
-        except SystemExit as stop:  # how the trainer ends after Ctrl-C
+            state = None if saved is None else saved.path
+            trainer.fit(module, datamodule=self.loaders, ckpt_path=state, weights_only=True)
+        except SystemExit as stop:  # raised by the trainer after Ctrl-C
             raise KeyboardInterrupt from stop
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, EmimError) or saved is None or module.has_started:
+                raise
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{saved.path}: the run cannot continue from this state ({reason})") from error
         if self.val_clips is None or self.config.trainer.keep == "last" or not (folder / MODEL_FILE).is_file():
             self._save(folder, module.weights(), self.metrics)
         found = ProcessGroup(trainer.global_rank, trainer.world_size).gather(

@@ -76,6 +76,7 @@ class ClassificationModule(lightning.LightningModule):
         self.seconds_before = 0.0
         self.photometric = PhotometricLoss(model) if optim.photometric else None
         self.missing: dict[str, EmimError] = {}
+        self.has_started = False
         self._started = time.monotonic()
         self.val_top1 = MulticlassAccuracy(model.num_classes, average="micro")
         self.val_loss = MeanMetric()
@@ -93,6 +94,7 @@ class ClassificationModule(lightning.LightningModule):
         return dict(self.model.state_dict())
 
     def on_train_start(self) -> None:
+        self.has_started = True
         self._started = time.monotonic()
 
     def seconds(self) -> float:

@@ -10,9 +10,11 @@ from typing import Any
 import lightning
 
 from emim.distributed import Processes, broadcast, first_process_logger, is_first, plan_processes
-from emim.errors import CheckpointError, ConfigError
-from emim.models import UniFormer, create_model, load_checkpoint
-from emim.models.trained_model import read_card, resolve_checkpoint
+from emim.errors import ConfigError
+from emim.models import UniFormer, create_model
+from emim.models.checkpoint import load_weights
+from emim.models.tensor_file import read_tensor_file
+from emim.models.trained_model import card_of, has_card, resolve_checkpoint
 from emim.nn.layers import init_linear
 from emim.training.config import ModelConfig, RunConfig
 from emim.training.fit import Fit, RunResult, model_arguments
@@ -105,8 +107,8 @@ def _check_same_clips(folder: Path, record: dict[str, Any]) -> None:
     try:
         before = json.loads(path.read_text(encoding="utf-8"))["train"]
         digest, count = before["sha256"], before["num_clips"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not a readable record of the run's clips ({error})") from error
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a readable record of the training clips ({error!r})") from error
     if digest != record["sha256"]:
         raise ConfigError(
             f"{folder}: the training clips have changed since the run began, from {count} to {record['num_clips']}, "
@@ -121,22 +123,19 @@ def _processes(config: RunConfig) -> Processes:
 def _build_model(config: ModelConfig, classes: tuple[str, ...]) -> UniFormer:
     model = create_model(config.name, len(classes), **model_arguments(config))
     if config.checkpoint is not None:
-        path = resolve_checkpoint(config.checkpoint)
-        _log.info(str(load_checkpoint(model, path, min_coverage=config.min_coverage, verbose=False)))
-        _check_head(model, path, classes)
+        file = read_tensor_file(resolve_checkpoint(config.checkpoint))
+        _log.info(str(load_weights(model, file, min_coverage=config.min_coverage)))
+        if has_card(file):  # weights from elsewhere do not name their classes
+            _check_head(model, file.path, card_of(file).classes, classes)
     return model
 
 
-def _check_head(model: UniFormer, path: Path, classes: tuple[str, ...]) -> None:
+def _check_head(model: UniFormer, path: Path, theirs: tuple[str, ...], classes: tuple[str, ...]) -> None:
     """Initialise the head if the checkpoint has other classes, even if there are as many of them.
 
     Raises:
         ConfigError: the same classes in another order.
     """
-    try:
-        theirs = read_card(path).classes
-    except CheckpointError:
-        return  # weights from elsewhere do not name their classes
     if theirs == classes or len(theirs) != len(classes):
         return
     if sorted(theirs) == sorted(classes):
