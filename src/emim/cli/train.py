@@ -28,9 +28,24 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
             "`emim config` prints them with their types, ranges and defaults."
         ),
     )
-    parser.add_argument("what", nargs="?", help="recipe, folder of classes (train/<class>/*.mp4) or manifest CSV")
+    parser.add_argument(
+        "what", nargs="?", help="recipe, folder of classes (train/<class>/*.mp4) or manifest (.csv, .tsv, .txt)"
+    )
     parser.add_argument("--recipe", help="recipe for a folder or manifest")
     parser.add_argument("--resume", metavar="RUN", type=Path, help="continue the interrupted run in this folder")
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=COLUMN,...",
+        help="which column of the manifest holds what, such as path=video_path,label=class (default: by their names)",
+    )
+    parser.add_argument(
+        "--group-by",
+        metavar="RULE",
+        help=(
+            "keep clips of one person, film or machine on one side of the held-out share: column:NAME, or a regular "
+            "expression with one group for file names, such as 's([0-9]+)_'"
+        ),
+    )
     parser.add_argument("--keys", action="store_true", help="old name of `emim config`")
     parser.set_defaults(run=run, takes_overrides=True, overrides=[])
 
@@ -43,10 +58,14 @@ def run(args: argparse.Namespace) -> int:
             "--keys is now the command `emim config`; it works until version 0.3", FutureWarning, stacklevel=1
         )
         return print_config(args.what, args.overrides)
+    from emim.data.clip_list import is_manifest
     from emim.training.recipe import find_recipe, load_recipe
     from emim.training.run import resume, train
 
     what, overrides = split_overrides(args.what, args.overrides)
+    for key, value in (("data.columns", args.columns), ("data.group_by", args.group_by)):
+        if value is not None:
+            overrides.append(f"{key}={value}")
     if args.resume is not None:
         if what is not None:
             raise ConfigError(f"--resume uses the configuration of the run; leave out {what!r}")
@@ -54,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         if what is None:
             raise ConfigError("nothing to train: give a recipe, a folder of classes or a manifest")
-        if is_folder(what) or what.lower().endswith(".csv"):
+        if is_folder(what) or is_manifest(what):
             recipe = find_recipe(args.recipe or _DEFAULT_RECIPE)
             overrides = [f"data.path={what}", f"name={_name_of(what)}", *overrides]
         elif args.recipe is not None:

@@ -66,6 +66,7 @@ ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PathText = Annotated[str, AfterValidator(_path)]
+Words = Annotated[str, Field(max_length=1000)]
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,15 @@ class DataConfig:
     """The clips and how they are loaded.
 
     Attributes:
-        path: training clips: a folder of classes, or a manifest CSV.
-        val: validation clips: a manifest CSV or a folder of classes; null uses the val split of `path`.
+        path: training clips: a folder of classes, or a manifest.
+        val: validation clips: a manifest or a folder of classes; null uses the val split of `path`.
         val_share: share of the training clips held out for validation if `path` has no val split; 0 trains on all of
             them and does not validate.
+        columns: columns of a manifest by what they hold, such as "path=video_path,label=class"; null finds them by
+            their names.
+        group_by: rule that keeps clips of one person, film or machine on one side of the held-out share:
+            "column:person" for a column of the manifest, or a regular expression with one group for file names, such as
+            "s([0-9]+)_"; null uses the manifest's column "group", if any.
         val_clips: validation clips per video; null is `preprocessing.clips`, as in testing.
         val_crops: validation crops per clip; null is `preprocessing.crops`, as in testing.
         max_skip_share: share of the training clips that may be unreadable. Each of them is reported once, and the next
@@ -113,6 +119,8 @@ class DataConfig:
     path: PathText | None = None
     val: PathText | None = None
     val_share: ShareBelowOne = 0.2
+    columns: Words | None = None
+    group_by: Words | None = None
     val_clips: Count | None = None
     val_crops: Literal[1, 3] | None = None
     max_skip_share: Share = 0.01

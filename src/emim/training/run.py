@@ -61,7 +61,7 @@ def train(config: RunConfig, *, progress_bar: bool = True) -> RunResult:
         _log.info(f"validation: {val_clips.note or f'{len(val_clips)} clips from {val_clips.source}'}")
     lightning.seed_everything(config.trainer.seed, verbose=False)
     model = _build_model(config.model, train_clips.classes)
-    record = data_record(train_clips, val_clips)
+    record = data_record(train_clips, val_clips) if is_first() else {"train": {}}  # it takes seconds for large lists
     fit = Fit(config, model, train_clips, val_clips, _processes(config), record["train"], progress_bar)
     new = make_run_folder(config) if is_first() else None
     folder = Path(broadcast("EMIM_RUN_FOLDER", None if new is None else str(new)))
@@ -85,7 +85,7 @@ def resume(folder: Path, overrides: list[str], *, progress_bar: bool = True) -> 
     saved = read_state(folder / STATE_FILE)
     config = load_recipe(folder / CONFIG_FILE, overrides)
     train_clips, val_clips = find_clips(config)
-    record = data_record(train_clips, val_clips)["train"]
+    record = data_record(train_clips, None)["train"]
     _check_same_clips(folder, record)
     processes = _processes(config)
     if config.trainer.batch_size is None and saved.division[2] == processes.world:

@@ -16,7 +16,8 @@ from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from emim.data.folder import Split, fingerprint, has_split_folders, load_clips
+from emim.data import folder as folder_clips
+from emim.data.folder import fingerprint, training_and_validation_clips
 from emim.data.manifest import ClipList
 from emim.environment import describe_machine
 from emim.errors import CheckpointError, ConfigError, DataError
@@ -74,16 +75,7 @@ def find_clips(config: RunConfig) -> tuple[ClipList, ClipList | None]:
     data = config.data
     if data.path is None:
         raise ConfigError("data.path is not set: give a folder of classes or a manifest, data.path=<folder>")
-    whole_list = data.val is not None and _is_manifest(data.path)
-    train = load_clips(
-        data.path,
-        split=None if whole_list else "train",
-        val_share=0.0 if data.val is not None else data.val_share,
-        seed=config.trainer.seed,
-        max_missing=data.max_skip_share,
-    )
-    val = _load_validation_clips(config, train.classes)
-    return train, val if len(val) else None
+    return training_and_validation_clips(data.path, max_missing=data.max_skip_share, **_clip_arguments(config))
 
 
 def validation_clips(config: RunConfig, classes: Sequence[str]) -> ClipList:
@@ -99,7 +91,7 @@ def validation_clips(config: RunConfig, classes: Sequence[str]) -> ClipList:
     if config.data.path is None:
         raise DataError("the configuration names no data")
     try:
-        found = _load_validation_clips(config, classes)
+        found = folder_clips.validation_clips(config.data.path, classes=classes, **_clip_arguments(config))
     except DataError as error:
         raise DataError(f"cannot load the run's validation clips ({error})") from error
     if not len(found):
@@ -107,26 +99,16 @@ def validation_clips(config: RunConfig, classes: Sequence[str]) -> ClipList:
     return found
 
 
-def _load_validation_clips(config: RunConfig, classes: Sequence[str]) -> ClipList:
-    """The clips of `data.val`, all of a list or flat folder; without it, the val split of `data.path`."""
+def _clip_arguments(config: RunConfig) -> dict[str, Any]:
+    """Arguments that the functions of `emim.data.folder` share."""
     data = config.data
-    source = data.val or data.path
-    assert source is not None
-    split: Split | None = "val"
-    if data.val is not None and (_is_manifest(source) or (Path(source).is_dir() and not has_split_folders(source))):
-        split = None
-    return load_clips(
-        source,
-        split=split,
-        classes=classes,
-        val_share=data.val_share,
-        seed=config.trainer.seed,
-        max_missing=1.0,  # missing files are reported by the validation, with other unreadable clips
-    )
-
-
-def _is_manifest(source: str) -> bool:
-    return source.lower().endswith(".csv") and not Path(source).is_dir()
+    return {
+        "val": data.val,
+        "val_share": data.val_share,
+        "seed": config.trainer.seed,
+        "columns": data.columns,
+        "group_by": data.group_by,
+    }
 
 
 def make_run_folder(config: RunConfig) -> Path:
