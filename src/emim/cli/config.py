@@ -7,6 +7,8 @@ import json
 import sys
 
 from emim.cli.console import SubParsers
+from emim.errors import ConfigError
+from emim.utils import is_file, is_folder
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
@@ -37,7 +39,6 @@ def print_config(recipe: str | None, overrides: list[str], *, as_json: bool = Fa
     Raises:
         ConfigError: no such recipe, an unknown key or a wrong value.
     """
-    from emim.cli.train import split_overrides
     from emim.training.recipe import describe_keys, find_recipe, load_recipe, to_dict, to_yaml
 
     recipe, overrides = split_overrides(recipe, overrides)
@@ -54,3 +55,30 @@ def print_config(recipe: str | None, overrides: list[str], *, as_json: bool = Fa
         described[item.key] = {"value": value, **{k: v for k, v in item._asdict().items() if k != "key"}}
     print(json.dumps(described, indent=2))
     return 0
+
+
+def split_overrides(what: str | None, extra: list[str]) -> tuple[str | None, list[str]]:
+    """Divide arguments into a recipe, folder or manifest and `key=value` overrides; `--key value` becomes `key=value`.
+
+    Raises:
+        ConfigError: an option without a value, or more than one recipe, folder or manifest.
+    """
+    overrides: list[str] = []
+    words = iter([what, *extra] if what is not None else extra)
+    found: str | None = None
+    for word in words:
+        if word.startswith("--"):
+            key = word[2:]
+            if "=" not in key:
+                value = next(words, None)
+                if value is None:
+                    raise ConfigError(f"{word} needs a value")
+                key = f"{key}={value}"
+            overrides.append(key)
+        elif "=" in word and not is_file(word) and not is_folder(word):
+            overrides.append(word)
+        elif found is None:
+            found = word
+        else:
+            raise ConfigError(f"{word!r} is one argument too many after {found!r}; overrides are key=value")
+    return found, overrides

@@ -6,10 +6,12 @@ import argparse
 import warnings
 from pathlib import Path
 
+from emim.cli.config import print_config
+from emim.cli.config import split_overrides as split_overrides
 from emim.cli.console import SubParsers, percent, print_table, say
 from emim.distributed import is_first
 from emim.errors import ConfigError
-from emim.utils import is_file, is_folder
+from emim.utils import is_folder
 
 _DEFAULT_RECIPE = "finetune"
 
@@ -52,8 +54,6 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.keys:
-        from emim.cli.config import print_config
-
         warnings.warn(
             "--keys is now the command `emim config`; it works until version 0.3", FutureWarning, stacklevel=1
         )
@@ -100,30 +100,3 @@ def _name_of(data: str) -> str:
     """A run's name from the name of a folder or manifest."""
     name = "".join(letter if letter.isprintable() else "_" for letter in Path(data).resolve().stem)
     return name.replace("\\", "_") or "run"
-
-
-def split_overrides(what: str | None, extra: list[str]) -> tuple[str | None, list[str]]:
-    """Divide arguments into a recipe, folder or manifest and `key=value` overrides; `--key value` becomes `key=value`.
-
-    Raises:
-        ConfigError: an option without a value, or more than one recipe, folder or manifest.
-    """
-    overrides: list[str] = []
-    words = iter([what, *extra] if what is not None else extra)
-    found: str | None = None
-    for word in words:
-        if word.startswith("--"):
-            key = word[2:]
-            if "=" not in key:
-                value = next(words, None)
-                if value is None:
-                    raise ConfigError(f"{word} needs a value")
-                key = f"{key}={value}"
-            overrides.append(key)
-        elif "=" in word and not is_file(word) and not is_folder(word):
-            overrides.append(word)
-        elif found is None:
-            found = word
-        else:
-            raise ConfigError(f"{word!r} is one argument too many after {found!r}; overrides are key=value")
-    return found, overrides
