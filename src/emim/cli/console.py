@@ -1,41 +1,81 @@
-"""What the commands share in talking to a person: tables, bars, lines on standard error."""
+"""Output of the commands: tables, progress bars, and lines on standard error."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from emim import utils as files
+from emim.distributed import process_rank
 from emim.errors import ConfigError
 
-# Seconds that other processes leave the first one to print an error: launchers end it once another has failed.
+# Seconds that the other processes wait for the first one to print an error: launchers end it once another has failed.
 _TIME_TO_SAY_IT = 2.0
 
 
 class SubParsers(Protocol):
-    """What `ArgumentParser.add_subparsers` returns, as far as the commands need it."""
+    """The part of `ArgumentParser.add_subparsers`' result that the commands use."""
 
     def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser: ...
 
 
 def say(line: str) -> None:
-    """A line of progress. It goes to standard error: standard output is for results."""
+    """Print a line of progress on standard error; standard output is for results."""
     print(line, file=sys.stderr, flush=True)
 
 
-def process_rank() -> int:
-    """Which of the processes of a run this is, as torchrun, Slurm or the trainer has numbered it; 0 is the first."""
-    return int(next((os.environ[key] for key in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if os.environ.get(key)), "0"))
+class _LineHandler(logging.Handler):
+    """Prints each message on standard error: its text alone, without time or logger."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        rank = process_rank()
+        if rank and record.levelno <= logging.INFO:
+            return
+        origin = f"[process {rank}] " if rank else ""
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        try:
+            say(f"{origin}{level}{self.format(record)}")
+        except Exception:
+            self.handleError(record)
+
+
+@contextmanager
+def set_up_logging() -> Iterator[None]:
+    """Print the package's log messages and its deprecation warnings on standard error, within the block.
+
+    Only the command line does so; a library user decides where the messages of the logger "emim" go. Processes other
+    than the first one of a job print warnings only.
+    """
+    logger, handler = logging.getLogger("emim"), _LineHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_in_one_line(message: Warning | str, category: type[Warning], *details: Any, **more: Any) -> None:
+            if issubclass(category, FutureWarning):
+                say(f"warning: {message}")
+            else:
+                show(message, category, *details, **more)
+
+        warnings.showwarning = show_in_one_line
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
 
 
 def report(message: str) -> None:
-    """An error on standard error: once, where all processes of a run have come to the same one."""
+    """Print an error on standard error, once if all processes of a job have met the same one."""
     rank = process_rank()
     if rank == 0:
         say(message)
@@ -43,16 +83,15 @@ def report(message: str) -> None:
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_initialized():
         say(f"[process {rank}] {message}")
-    else:  # all of them have come to the same error; the first one says it, if a launcher does not end it before
+    else:  # all processes have met the same error; the first one prints it, unless a launcher ends it before
         time.sleep(_TIME_TO_SAY_IT)
 
 
 @contextmanager
 def progress_bar(title: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, if that is a terminal; yields a function of (done, total).
+    """Show a progress bar on standard error, if that is a terminal; yields a function of (done, total).
 
-    What is printed meanwhile appears above the bar where standard output is a terminal, too, and goes where it should
-    where it is not.
+    Lines printed meanwhile appear above the bar. Standard output that is no terminal is left alone.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -62,7 +101,7 @@ def progress_bar(title: str, total: int | None = None) -> Iterator[Callable[[int
         *columns,
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
-        redirect_stdout=sys.stdout.isatty(),  # else results for a file would be printed on standard error
+        redirect_stdout=sys.stdout.isatty(),  # otherwise results meant for a file would go to standard error
         transient=True,
     ) as bars:
         task = bars.add_task(title, total=total)
@@ -70,7 +109,7 @@ def progress_bar(title: str, total: int | None = None) -> Iterator[Callable[[int
 
 
 def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """A table on standard output; the first column is left-aligned, the others right-aligned."""
+    """Print a table on standard output; the first column is left-aligned, the others right-aligned."""
     from rich.console import Console
     from rich.table import Table
 
@@ -84,7 +123,7 @@ def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, .
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON; the file appears whole or not at all.
+    """Write JSON atomically.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -96,10 +135,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def check_folder(path: Path | None) -> None:
-    """Make the folder of a result that is to be written later.
+    """Make the folder of a file that is to be written later, so that an error comes before the work.
 
     Raises:
-        ConfigError: it cannot be made, which is better said before the work than after it.
+        ConfigError: the folder cannot be made.
     """
     if path is None:
         return
@@ -110,12 +149,12 @@ def check_folder(path: Path | None) -> None:
 
 
 def percent(share: float | None) -> str:
-    """A share as per cent with one decimal; a dash for None."""
+    """Format a share as per cent with one decimal; None as a dash."""
     return "-" if share is None else f"{share:.1%}"
 
 
 def positive(text: str) -> int:
-    """An argument that is a whole number of at least 1."""
+    """Parse an argument that is a whole number of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
@@ -123,7 +162,7 @@ def positive(text: str) -> int:
 
 
 def natural(text: str) -> int:
-    """An argument that is a whole number of at least 0."""
+    """Parse an argument that is a whole number of at least 0."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")

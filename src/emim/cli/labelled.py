@@ -112,13 +112,10 @@ def find_views(args: argparse.Namespace, recogniser: Recogniser) -> Preprocessin
 
 
 def find_precision(wanted: Literal["auto"] | Precision, device_type: str) -> Precision:
-    """On the CPU "auto" is float32, whatever it can: a test there is for exact figures."""
+    """The number format of --precision; on the CPU "auto" is float32, so that figures can be reproduced."""
     from emim.precision import resolve_precision
 
-    if wanted == "auto" and device_type == "cpu":
-        return "32-true"
-    resolved = resolve_precision(wanted, device_type)
-    return "bf16-mixed" if resolved == "bf16-mixed" else "32-true"
+    return resolve_precision(wanted, device_type, exact_on_cpu=True)
 
 
 def circumstances(clip_list: ClipList, processes: int, device: str, batch_size: int, seconds: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from emim.cli import (
     bench,
+    config,
     demo,
     diagnose,
     doctor,
@@ -24,13 +25,15 @@ from emim.cli import (
     train,
     visualize,
 )
-from emim.cli.console import process_rank
 from emim.cli.console import report as report_error
+from emim.cli.console import set_up_logging
+from emim.distributed import is_first
 from emim.errors import EmimError, PreemptedError
 
 _COMMANDS = (
     demo,
     train,
+    config,
     test,
     diagnose,
     report,
@@ -59,12 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(extra)}; see `emim {args.command} --help`")
         args.overrides = extra
     try:
-        status: int = args.run(args)
+        with set_up_logging():
+            status: int = args.run(args)
         sys.stdout.flush()
     except PreemptedError as error:
-        # Only the first process says that the run is unfinished: trainers kill the others' parent otherwise.
+        # The other processes return 0: with another status, the trainer would kill the first one.
         report_error(f"emim {args.command}: {error}")
-        return 128 + signal.SIGTERM if process_rank() == 0 else 0
+        return 128 + signal.SIGTERM if is_first() else 0
     except EmimError as error:
         return _fail(args, f"emim {args.command}: {error}")
     except KeyboardInterrupt:
