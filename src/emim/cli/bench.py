@@ -139,7 +139,7 @@ def _add_loader_parser(parts: SubParsers, common: argparse.ArgumentParser) -> No
 def _run_loader(args: argparse.Namespace) -> int:
     from emim.bench.loader import bench_loader, default_worker_counts
     from emim.cli.train import split_overrides
-    from emim.data.folder import load_clips
+    from emim.data.folder import training_and_validation_clips
     from emim.training.recipe import find_recipe, load_recipe
 
     check_folder(args.json)
@@ -147,7 +147,14 @@ def _run_loader(args: argparse.Namespace) -> int:
     if word is not None:
         raise ConfigError(f"what is {word!r}? The clips are given as --data, overrides as key=value")
     config = load_recipe(find_recipe(args.recipe), [*overrides, f"data.path={args.data}"])
-    clip_list = load_clips(args.data, split="train", val_share=config.data.val_share, seed=config.trainer.seed)
+    clip_list, _ = training_and_validation_clips(
+        args.data,
+        val=config.data.val,
+        val_share=config.data.val_share,
+        seed=config.trainer.seed,
+        columns=config.data.columns,
+        group_by=config.data.group_by,
+    )
     say(clip_list.note or f"{len(clip_list)} training clips from {args.data}")
     if config.data.cache:
         say("the recipe caches decoded frames (data.cache); measured is loading without the cache")

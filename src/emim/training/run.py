@@ -6,12 +6,11 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import lightning
 import yaml
 
-from emim.data.folder import Split, fingerprint, load_clips
+from emim.data.folder import fingerprint, training_and_validation_clips
 from emim.data.manifest import ClipList
 from emim.distributed import Processes, broadcast, is_first, plan_processes
 from emim.environment import describe_machine
@@ -129,24 +128,15 @@ def _find_clips(config: RunConfig) -> tuple[ClipList, ClipList | None]:
     data = config.data
     if data.path is None:
         raise ConfigError("data.path is not set: give a folder of classes or a manifest, data.path=<folder>")
-    # A file that is not there is a clip that cannot be read: training skips as many as it may, validation all.
-    if data.val is not None:
-        train_clips = load_clips(
-            data.path, split=_own_split(data.path, "train"), val_share=0.0, max_missing=data.max_skip_share
-        )
-        val_split = _own_split(data.val, "val")
-        return train_clips, load_clips(data.val, split=val_split, classes=train_clips.classes, max_missing=1.0)
-    shared: dict[str, Any] = {
-        "val_share": data.val_share, "seed": config.trainer.seed, "max_missing": data.max_skip_share
-    }  # fmt: skip
-    train_clips = load_clips(data.path, split="train", **shared)
-    val_clips = load_clips(data.path, split="val", classes=train_clips.classes, **shared)
-    return train_clips, val_clips if len(val_clips) else None
-
-
-def _own_split(path: str, split: Split) -> Split | None:
-    """What a folder of classes holds of a split; all rows of a manifest, which is of one split."""
-    return None if path.endswith(".csv") else split
+    return training_and_validation_clips(
+        data.path,
+        val=data.val,
+        val_share=data.val_share,
+        seed=config.trainer.seed,
+        max_missing=data.max_skip_share,
+        columns=data.columns,
+        group_by=data.group_by,
+    )
 
 
 def _build_model(config: ModelConfig, classes: tuple[str, ...], say: Callable[[str], None]) -> UniFormer:

@@ -232,7 +232,7 @@ def read_history(path: Path) -> History:
     return History(tuple(sorted(rows, key=lambda row: row["step"])))
 
 
-def thinned(points: tuple[Point, ...], most: int) -> tuple[Point, ...]:
+def subsample_points(points: tuple[Point, ...], most: int) -> tuple[Point, ...]:
     """At most `most` points: means of neighbours, so that a long run's line is neither heavy nor a block of ink."""
     if len(points) <= most:
         return points
