@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from emim.cli.console import SubParsers, percent, print_table, process_rank, say
+from emim.cli.options import add_option, complete, examples, file_path, path_text, shortened
 from emim.errors import ConfigError
 
 _DEFAULT_RECIPE = "finetune"
@@ -20,14 +21,25 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
             "Train a network. Give a recipe (a YAML file, or the name of one that comes with the package), or "
             f"a folder of classes or manifest, which is trained on with the recipe {_DEFAULT_RECIPE!r}."
         ),
-        epilog=(
-            "Every key of a recipe can be set by its dotted name, as `optim.lr=1e-3` or `--optim.lr 1e-3`; "
-            "`emim train --keys` lists them with their defaults."
+        epilog=examples(
+            "emim train mine",
+            "emim train mine --recipe my.yaml optim.lr=1e-3 trainer.epochs=60",
+            "emim train --resume runs/mine",
+            note=(
+                "Every key of a recipe can be set by its dotted name, as `optim.lr=1e-3` or `--optim.lr 1e-3`; "
+                "`emim train --keys` lists them with their defaults."
+            ),
         ),
     )
-    parser.add_argument("what", nargs="?", help="recipe, folder of classes (train/<class>/*.mp4) or manifest CSV")
-    parser.add_argument("--recipe", help="recipe to train a folder with")
-    parser.add_argument("--resume", metavar="RUN", type=Path, help="go on with an interrupted run's folder")
+    what = parser.add_argument(
+        "what", nargs="?", type=path_text, help="recipe, folder of classes (train/<class>/*.mp4) or manifest CSV"
+    )
+    complete(what, "recipe")
+    add_option(parser, "--recipe", "to train a folder or manifest with; default: finetune")
+    folder = parser.add_argument(
+        "--resume", metavar="RUN", type=file_path, help="go on with an interrupted run's folder"
+    )
+    complete(folder, "folder")
     parser.add_argument("--keys", action="store_true", help="list every key of a recipe, and stop")
     parser.set_defaults(run=run, takes_overrides=True, overrides=[])
 
@@ -89,5 +101,5 @@ def split_overrides(what: str | None, extra: list[str]) -> tuple[str | None, lis
         elif found is None:
             found = word
         else:
-            raise ConfigError(f"what is {word!r}? {found!r} is trained already; overrides are key=value")
+            raise ConfigError(f"unexpected argument {shortened(word)} after {found!r}; give overrides as key=value")
     return found, overrides

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from emim.cli.bench.options import add_clip, add_common, add_peers, clip_of, dtypes, numbers, settings_of
-from emim.cli.bench.tables import print_report, write_report
-from emim.cli.console import SubParsers, say
+from emim.cli.bench.tables import print_report
+from emim.cli.console import SubParsers, give_result, say
 
 if TYPE_CHECKING:
     from emim.bench.report import Row
@@ -54,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
         memory=not (args.no_memory or args.quick),
         progress=say,
     )
+    if args.json:
+        give_result(args, report.to_dict)
+        return 0
     problem = report.problem
     print(f"UniFormer {problem['network']}, clips of {problem['frames']} x {problem['size']} x {problem['size']}")
     columns = [("GMAC", _needed), ("GMAC, dense", _dense)]
@@ -61,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         columns.append(("first call s", _first_call))
     print_report(report, _title, *columns)
     print("GMAC: multiply-adds of a clip that the network is defined by; dense: that the dense backend computes")
-    write_report(args.json, report.to_dict)
+    give_result(args, report.to_dict)
     return 0
 
 

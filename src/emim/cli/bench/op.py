@@ -1,18 +1,17 @@
-"""`emim bench op`: cost-volume attention alone, beside what else could be run in its place."""
+"""`emim bench op`: cost-volume attention alone, beside alternatives."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from emim.cli.bench.options import DTYPES, add_common, add_peers, settings_of
-from emim.cli.bench.tables import print_report, write_report
-from emim.cli.console import SubParsers, positive, say
+from emim.cli.bench.tables import print_report
+from emim.cli.console import SubParsers, check_folder, give_result, say
+from emim.cli.options import POSITIVE, add_option, file_path
 
 _SIZES = (
     ("batch", "clips", 1),
     ("heads", "attention heads", 5),
-    ("frames", "frames", 16),
     ("height", "rows of tokens of a frame", 14),
     ("width", "tokens of a row", 14),
     ("head-width", "channels of a head", 64),
@@ -30,15 +29,18 @@ def add_parser(parts: SubParsers, common: argparse.ArgumentParser) -> None:
             "libraries, and bare matrix products. The sizes are those of UniFormer-S at 16 x 224 x 224."
         ),
     )
-    for name, what, default in _SIZES:
-        parser.add_argument(f"--{name}", type=positive, default=default, help=f"{what} (default {default})")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="number format (default float32)")
+    for name, meaning, default in _SIZES:
+        parser.add_argument(
+            f"--{name}", type=POSITIVE, metavar="N", default=default, help=f"{meaning} (default: {default})"
+        )
+    add_option(parser, "--frames", "default: 16", default=16)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="number format (default: float32)")
     parser.add_argument(
         "--layout", choices=("contiguous", "projection"), default="contiguous",
         help="q, k and v as tensors of their own, or as views of one projection, as the EMIM module has them",
     )  # fmt: skip
     parser.add_argument(
-        "--published-source", type=Path, metavar="DIR",
+        "--published-source", type=file_path, metavar="FOLDER",
         help="folder nat_with_rpb of the published code, whose CUDA kernels are then built and measured",
     )  # fmt: skip
     add_peers(parser)
@@ -54,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         args.batch, args.heads, args.frames, args.height, args.width, args.head_width, args.window, args.dtype,
         args.layout,
     )  # fmt: skip
+    check_folder(args.output)
     report = bench_op(
         problem,
         settings_of(args),
@@ -62,10 +65,13 @@ def run(args: argparse.Namespace) -> int:
         published_source=args.published_source,
         progress=say,
     )
+    if args.json:
+        give_result(args, report.to_dict)
+        return 0
     print(
         f"{problem.batch} x {problem.frames} frames of {problem.height} x {problem.width} tokens, "
         f"{problem.heads} heads of {problem.head_width}, window {problem.window}, {problem.dtype}, {problem.layout}"
     )
     print_report(report, lambda conditions: f"The operator, {conditions['pass']}")
-    write_report(args.json, report.to_dict)
+    give_result(args, report.to_dict)
     return 0

@@ -1,13 +1,12 @@
-"""Options that the parts of `emim bench` share, and what becomes of them."""
+"""Options that the parts of `emim bench` share, and the settings made of them."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emim.cli.console import natural, positive
+from emim.cli.options import NATURAL, Numbers, add_option, add_result_options, json_with_file
 
 if TYPE_CHECKING:
     from emim.bench.networks import ClipProblem
@@ -25,19 +24,22 @@ def add_common(parser: argparse.ArgumentParser, *, repeats: tuple[int, int], war
         warmup: rounds before them.
         quick: what --quick measures.
     """
-    parser.add_argument("--quick", action="store_true", help=f"{quick}; options given besides still hold")
+    parser.add_argument("--quick", action="store_true", help=f"{quick}; options given explicitly still hold")
+    add_option(parser, "--repeats", f"default: {repeats[0]}, with --quick {repeats[1]}")
     parser.add_argument(
-        "--repeats", type=positive, help=f"rounds that count (default {repeats[0]}, with --quick {repeats[1]})"
+        "--warmup",
+        type=NATURAL,
+        metavar="N",
+        default=warmup,
+        help=f"rounds before them, not counted (default: {warmup})",
     )
-    parser.add_argument("--warmup", type=natural, default=warmup, help=f"rounds before them (default {warmup})")
-    parser.add_argument("--threads", type=positive, help="CPU threads (default: as PyTorch chooses)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    add_option(parser, "--threads", "default: as PyTorch chooses")
+    add_option(parser, "--device", "default: cpu", default="cpu")
     parser.add_argument(
-        "--no-memory", action="store_true", help="leave out peak memory, which takes a process for each"
+        "--no-memory", action="store_true", help="do not measure peak memory, which needs a process each"
     )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write everything as JSON, every single time too"
-    )
+    add_result_options(parser, "the result as JSON, with every single time")
+    json_with_file(parser)
     parser.set_defaults(default_repeats=repeats)
 
 
@@ -52,8 +54,8 @@ def add_peers(parser: argparse.ArgumentParser) -> None:
 def add_clip(parser: argparse.ArgumentParser) -> None:
     """Options of the task of whole networks."""
     parser.add_argument("--network", choices=("tiny", "small", "base"), help="size of the UniFormer (default small)")
-    parser.add_argument("--frames", type=positive, help="frames of a clip")
-    parser.add_argument("--size", type=positive, help="height and width of a clip in pixels")
+    add_option(parser, "--frames")
+    add_option(parser, "--size")
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -63,7 +65,10 @@ def settings_of(args: argparse.Namespace) -> Settings:
     from emim.bench.settings import Settings
 
     repeats = args.repeats or args.default_repeats[args.quick]
-    return Settings(repeats, args.warmup, args.threads or torch.get_num_threads(), args.device)
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Settings(repeats, args.warmup, args.threads or torch.get_num_threads(), device)
 
 
 def clip_of(args: argparse.Namespace, *, frames: int = 16, size: int = 224) -> ClipProblem:
@@ -81,15 +86,8 @@ def names(text: str) -> list[str] | None:
     return None if listed == ["all"] else listed
 
 
-def numbers(text: str) -> list[int]:
-    """An argument that is a list of whole numbers of at least 1."""
-    try:
-        values = [int(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if not values or min(values) < 1:
-        raise argparse.ArgumentTypeError(f"must be whole numbers of at least 1 with commas between, got {text!r}")
-    return values
+numbers = Numbers(1, 1_000_000)
+"""Argument type: a list of whole numbers of at least 1."""
 
 
 def dtypes(text: str) -> Sequence[str]:

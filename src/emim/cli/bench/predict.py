@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emim.cli.console import SubParsers, natural, positive, print_table, progress_bar, say, write_json
+from emim.cli.console import SubParsers, give_result, print_table, progress_bar, say
+from emim.cli.options import (
+    NATURAL,
+    POSITIVE,
+    add_checkpoint,
+    add_option,
+    add_result_options,
+    file_path,
+    json_with_file,
+)
 from emim.environment import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
@@ -25,14 +33,15 @@ def add_parser(parts: SubParsers, common: argparse.ArgumentParser) -> None:
             "turns, and the memory of all processes over a long run."
         ),
     )
-    parser.add_argument("--data", required=True, nargs="+", type=Path, help="videos, or folders of them")
-    parser.add_argument("--checkpoint", help="model.safetensors of a run (default: the bundled model)")
-    parser.add_argument("--videos", type=positive, default=64, help="at most so many of them, spread (default 64)")
-    parser.add_argument("--repeats", type=positive, default=3, help="timed passes of each job (default 3)")
+    parser.add_argument("--data", required=True, nargs="+", type=file_path, help="videos, or folders of them")
+    add_checkpoint(parser)
+    parser.add_argument("--videos", type=POSITIVE, default=64, help="at most so many of them, spread (default 64)")
+    add_option(parser, "--repeats", "of each job; default: 3", default=3)
     parser.add_argument(
-        "--memory-videos", type=natural, default=200, help="videos of the run whose memory is watched (default 200)"
+        "--memory-videos", type=NATURAL, default=200, help="videos of the run whose memory is watched (default 200)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
+    add_result_options(parser)
+    json_with_file(parser)
     add_running_options(parser)
     parser.set_defaults(run=run)
 
@@ -58,11 +67,10 @@ def run(args: argparse.Namespace) -> int:
             memory_videos=args.memory_videos,
             progress=progress,
         )
-    print_report(report)
-    if args.json is not None:
-        about = {"data": [str(place) for place in args.data], "checkpoint": args.checkpoint or "bundled"}
-        write_json(args.json, {**about, **report.to_dict()})
-        say(f"written to {args.json}")
+    if not args.json:
+        print_report(report)
+    about = {"data": [str(place) for place in args.data], "checkpoint": args.checkpoint or "bundled"}
+    give_result(args, lambda: {**about, **report.to_dict()})
     return 0
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emim.cli.bench.options import DTYPES, add_common, numbers, settings_of
-from emim.cli.bench.tables import mebibytes, milliseconds, print_surroundings, times, write_report
-from emim.cli.console import SubParsers, print_table, say
+from emim.cli.bench.tables import mebibytes, milliseconds, print_surroundings, times
+from emim.cli.console import SubParsers, give_result, print_table, say
 
 if TYPE_CHECKING:
     from emim.bench.scaling import Result, ScalingReport
@@ -55,8 +55,11 @@ def run(args: argparse.Namespace) -> int:
         memory=not (args.no_memory or args.quick),
         progress=say,
     )
+    if args.json:
+        give_result(args, report.to_dict)
+        return 0
     print_scaling(report)
-    write_report(args.json, report.to_dict)
+    give_result(args, report.to_dict)
     if args.plot is not None:
         plot_scaling(report, args.plot)
         say(f"drawn in {args.plot}")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emim.cli.console import print_table, say, write_json
+from emim.cli.console import print_table
 
 if TYPE_CHECKING:
     from emim.bench.memory import PeakMemory
@@ -17,7 +16,7 @@ Column = tuple[str, "Callable[[Row], str]"]
 
 
 def print_report(report: Report, title: Callable[[Mapping[str, Any]], str], *extra: Column) -> None:
-    """A table for each set of conditions, then what the candidates are, what was left out, and where it was measured.
+    """Print a table for each set of conditions, then the candidates, those left out, and the machine.
 
     Args:
         report: what was found.
@@ -50,7 +49,7 @@ def print_report(report: Report, title: Callable[[Mapping[str, Any]], str], *ext
 
 
 def print_surroundings(surroundings: Mapping[str, Any]) -> None:
-    """How it was run and where."""
+    """Print the settings of the measurement and the machine."""
     from emim.environment import Machine
 
     settings = surroundings["settings"]
@@ -64,15 +63,8 @@ def print_surroundings(surroundings: Mapping[str, Any]) -> None:
         print(f"CPU with {', '.join(surroundings['instructions'])}")
 
 
-def write_report(file: Path | None, content: Callable[[], Any]) -> None:
-    """Write JSON where a file was given."""
-    if file is not None:
-        write_json(file, content())
-        say(f"written to {file}")
-
-
 def milliseconds(value: float) -> str:
-    """Three digits that count."""
+    """Format with three significant digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 

@@ -6,8 +6,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from emim.cli.bench.options import add_clip, add_common, add_peers, clip_of, settings_of
-from emim.cli.bench.tables import print_report, times, write_report
-from emim.cli.console import SubParsers, positive, say
+from emim.cli.bench.tables import print_report, times
+from emim.cli.console import SubParsers, give_result, say
+from emim.cli.options import POSITIVE
 
 if TYPE_CHECKING:
     from emim.bench.report import Row
@@ -26,7 +27,7 @@ def add_parser(parts: SubParsers, common: argparse.ArgumentParser) -> None:
         ),
     )
     add_clip(parser)
-    parser.add_argument("--batch", type=positive, default=1, help="clips of a step (default 1)")
+    parser.add_argument("--batch", type=POSITIVE, default=1, help="clips of a step (default 1)")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="format of autocast (default float32: none)"
     )
@@ -49,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
         memory=not args.no_memory,
         progress=say,
     )
+    if args.json:
+        give_result(args, report.to_dict)
+        return 0
     problem = report.problem
     print(
         f"UniFormer {problem['network']}, {problem['batch']} x {problem['frames']} x {problem['size']} x "
@@ -56,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print_report(report, lambda conditions: "One training step", ("peak / emim", _peak_over))
     print("peak: activations, gradients and temporaries; weights and AdamW's state come on top")
-    write_report(args.json, report.to_dict)
+    give_result(args, report.to_dict)
     return 0
 
 
