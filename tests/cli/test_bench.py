@@ -14,8 +14,8 @@ QUICK = ["preprocessing.num_frames=4", "preprocessing.size=32", "data.val_share=
 def test_loader_report_is_printed_and_written(generated: Path, tmp_path: Path, emim_command) -> None:
     file = tmp_path / "loader.json"
     result = emim_command(
-        "bench", "loader", "--data", generated, "--clips", 4, "--workers", "0,1", "--batch-size", 2, "--repeats", 1,
-        "--step-ms", 0.001, "--json", file, *QUICK,
+        "bench", "loader", "--data", generated, "--measure-clips", 4, "--try-workers", "0,1",
+        "--batch-size", 2, "--repeats", 1, "--step-ms", 0.001, "--output", file, *QUICK,
     )  # fmt: skip
     assert result.status == 0, result.err
     for word in ("open", "decode", "transform", "collate", "workers", "clips/s", "Use ", "times too slow", "torch"):
@@ -32,9 +32,10 @@ def test_loader_report_is_printed_and_written(generated: Path, tmp_path: Path, e
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--workers", "two"], "whole numbers of at least 0"),
-        (["--workers", "1,-2"], "whole numbers of at least 0"),
-        (["--clips", "0"], "must be at least 1"),
+        (["--try-workers", "two"], "whole numbers of at least 0"),
+        (["--try-workers", "1,-2"], "whole numbers of at least 0"),
+        (["--measure-clips", "0"], "must be at least 1"),
+        (["--step-ms", "0"], "must be a number above 0"),
     ],
 )
 def test_wrong_arguments(words: list[str], message: str, generated: Path, emim_command) -> None:
@@ -46,10 +47,9 @@ def test_wrong_arguments(words: list[str], message: str, generated: Path, emim_c
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--batch-size", "9", "--clips", "4"], "batch size"),
-        (["--step-ms", "0"], "step_ms must be above 0"),
+        (["--batch-size", "9", "--measure-clips", "4"], "batch size"),
         (["--recipe", "nonesuch"], "nonesuch"),
-        (["stray"], "what is 'stray'"),
+        (["stray"], "unexpected argument 'stray'"),
         (["preprocessing.nonesuch=4"], "nonesuch"),
     ],
 )
@@ -70,7 +70,7 @@ def test_op_is_printed_and_written(tmp_path: Path, emim_command) -> None:
     file = tmp_path / "op.json"
     result = emim_command(
         "bench", "op", "--quick", "--frames", 2, "--height", 4, "--width", 4, "--heads", 1, "--head-width", 8,
-        "--window", 3, "--threads", 1, "--peers", "unfold,natten", "--repeats", 2, "--warmup", 1, "--json", file,
+        "--window", 3, "--threads", 1, "--peers", "unfold,natten", "--repeats", 2, "--warmup", 1, "--output", file,
     )  # fmt: skip
     assert result.status == 0, result.err
     for words in ("The operator, forward + backward", "/ bare-products", "not run: ", "2 rounds after 1"):
@@ -84,14 +84,14 @@ def test_op_is_printed_and_written(tmp_path: Path, emim_command) -> None:
 def test_model_and_train_are_printed_and_written(tmp_path: Path, emim_command) -> None:
     tiny = ("--network", "tiny", "--frames", 2, "--size", 32, "--threads", 1, "--repeats", 1, "--warmup", 0)
     file = tmp_path / "model.json"
-    result = emim_command("bench", "model", "--quick", "--batch", "1,2", "--dtype", "float32", *tiny, "--json", file)
+    result = emim_command("bench", "model", "--quick", "--batch", "1,2", "--dtype", "float32", *tiny, "--output", file)
     assert result.status == 0, result.err
     for words in ("One clip", "Batches of 2, times per clip", "GMAC", "/ batch 1", "/ unfold, float32"):
         assert words in result.out
     assert {row["network"] for row in json.loads(file.read_text())["rows"]} == {"emim", "unfold", "plain"}
 
     file = tmp_path / "train.json"
-    result = emim_command("bench", "train", "--quick", "--batch", 2, *tiny, "--no-memory", "--json", file)
+    result = emim_command("bench", "train", "--quick", "--batch", 2, *tiny, "--no-memory", "--output", file)
     assert result.status == 0, result.err
     assert "One training step" in result.out
     assert json.loads(file.read_text())["problem"]["frames"] == 2
@@ -100,7 +100,7 @@ def test_model_and_train_are_printed_and_written(tmp_path: Path, emim_command) -
 def test_scaling_is_printed_written_and_drawn(tmp_path: Path, emim_command) -> None:
     words = [
         "bench", "scaling", "--quick", "--frames", "2,4", "--batch", "1", "--limit", 1e-6, "--threads", 1,
-        "--repeats", 1, "--warmup", 0, "--json", tmp_path / "scaling.json",
+        "--repeats", 1, "--warmup", 0, "--output", tmp_path / "scaling.json",
     ]  # fmt: skip
     result = emim_command(*words)
     assert result.status == 0, result.err
@@ -127,7 +127,7 @@ def test_scaling_is_printed_written_and_drawn(tmp_path: Path, emim_command) -> N
         (["op", "--peers", "unfld"], 1, "did you mean 'unfold'"),
         (["op", "--peers", ","], 2, "names with commas"),
         (["op", "--dtype", "int8"], 2, "int8"),
-        (["op", "--device", "tpu"], 1, "known are cpu and cuda"),
+        (["op", "--device", "tpu"], 2, "must be auto, cpu, cuda or cuda:N"),
         (["op", "--repeats", "0"], 2, "at least 1"),
         (["op", "--published-source", "nowhere"], 1, "nowhere: no such folder"),
         (["model", "--network", "huge"], 2, "huge"),
@@ -153,7 +153,7 @@ def test_predict_report_is_printed_and_written(generated: Path, trained: Path, t
     result = emim_command(
         "bench", "predict", "--data", generated / "test", generated / "val", "--checkpoint", checkpoint, "--videos", 3,
         "--workers", 1, "--batch-size", 2, "--precision", "32-true", "--device", "cpu", "--repeats", 1,
-        "--memory-videos", 0, "--json", file,
+        "--memory-videos", 0, "--output", file,
     )  # fmt: skip
     assert result.status == 0, result.err
     for word in ("read", "network", "whole", "videos/s", "of the slower part", "both in turn", "torch"):
@@ -172,7 +172,7 @@ def test_predict_report_is_printed_and_written(generated: Path, trained: Path, t
         (["--repeats", "0"], 2, "must be at least 1"),
         (["--workers", "-1"], 2, "must be at least 0"),
         (["--memory-videos", "5"], 1, "memory videos must be 0 or at least 20"),
-        (["--device", "gpu"], 1, "--device must be"),
+        (["--device", "gpu"], 2, "must be auto, cpu, cuda or cuda:N"),
         (["--checkpoint", "nowhere.safetensors"], 1, "nowhere.safetensors: no such checkpoint"),
     ],
 )

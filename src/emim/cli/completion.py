@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from emim.cli.console import SubParsers
 from emim.cli.options import examples
@@ -28,7 +29,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
             "emim completion fish > ~/.config/fish/completions/emim.fish",
         ),
     )
-    parser.add_argument("shell", choices=_SHELLS)
+    parser.add_argument("shell", choices=_SHELLS, help="the shell")
     parser.set_defaults(run=run)
 
 
@@ -56,6 +57,9 @@ def script(shell: str) -> str:
         **{name: _words(name, list_()) for name, list_ in _NAMES.items()},
     }
     for action in _actions(parser):
+        if isinstance(action, argparse._SubParsersAction):  # descriptions of a few words, for shells that show them
+            for summary in action._choices_actions:
+                action.choices[summary.dest].description = summary.help
         kind = getattr(action, "completion", None)
         if kind is not None:
             action.complete = kinds[kind]  # type: ignore[attr-defined]
@@ -70,15 +74,17 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
                 yield from _actions(inner)
 
 
-def _recipes() -> list[str]:
-    from emim.training.recipe import recipe_folder
-
-    return sorted(file.stem for file in recipe_folder().glob("*.yaml"))
+def recipe_names() -> list[str]:
+    """Names of the recipes of the package; unlike `emim.training.recipe`, without importing torch."""
+    package = Path(__file__).resolve().parents[1]
+    packaged = package / "recipes"
+    folder = packaged if packaged.is_dir() else package.parents[1] / "recipes"
+    return sorted(file.stem for file in folder.glob("*.yaml"))
 
 
 _NAMES: dict[str, Callable[[], list[str]]] = {
     "model": lambda: ["bundled"],
-    "recipe": _recipes,
+    "recipe": recipe_names,
     "device": lambda: ["auto", "cpu", "cuda"],
 }
 

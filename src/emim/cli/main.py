@@ -167,7 +167,8 @@ def _run(args: argparse.Namespace) -> int:
         _discard_output()
         return 1
     except OSError as error:
-        _discard_output_that_fails()
+        if _output_fails():
+            return _fail(args, f"standard output: {error.strerror}")
         return _fail(args, _system_error(error))
     except RecursionError:
         return _fail(args, "the input is nested too deeply; run again with --debug for the place")
@@ -195,11 +196,14 @@ def _discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _discard_output_that_fails() -> None:
+def _output_fails() -> bool:
+    """Check if standard output cannot be written, on a full disk for instance; then nothing more is tried."""
     try:
         sys.stdout.flush()
     except OSError:
         _discard_output()
+        return True
+    return False
 
 
 def _fail(args: argparse.Namespace, message: str) -> int:

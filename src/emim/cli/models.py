@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from emim.cli.console import SubParsers, give_result, print_table
+from emim.cli.console import SubParsers, check_folder, give_result, print_table
 from emim.cli.options import add_result_options, examples
 
 
@@ -25,6 +25,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_folder(args.output)
     found = describe_models()
     if not args.json:
         print_models(found)

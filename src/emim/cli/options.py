@@ -41,15 +41,15 @@ class Whole:
     high: int
 
     def __call__(self, text: str) -> int:
-        digits = text.strip()
-        if not re.fullmatch(r"[+-]?[0-9]+", digits):
+        if not re.fullmatch(r"[+-]?[0-9]+", text.strip()):
             raise argparse.ArgumentTypeError(f"must be a whole number {self.range()}, got {shortened(text)}")
-        if len(digits) > 30 or int(digits) > self.high or int(digits) < self.low:  # int() refuses 4,301 digits
-            limit = (
-                f"least {self.low}" if digits.startswith("-") or int(digits[:30]) < self.low else f"most {self.high}"
-            )
+        digits = text.strip().lstrip("+-0") or "0"
+        size = int(digits) if len(digits) < 20 else 10**20  # int() refuses texts of more than 4,300 digits
+        value = -size if text.strip().startswith("-") else size
+        if not self.low <= value <= self.high:
+            limit = f"least {self.low}" if value < self.low else f"most {self.high}"
             raise argparse.ArgumentTypeError(f"must be at {limit}, got {shortened(text)}")
-        return int(digits)
+        return value
 
     def range(self) -> str:
         """The range in words."""

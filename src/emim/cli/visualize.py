@@ -43,15 +43,15 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     add_option(parser, "--json", "the file, its frames and the scale of its colours")
     add_checkpoint(parser)
     parser.add_argument("--style", choices=("both", "arrows", "colours"), default="both", help="default: both")
-    side = Whole(1, 8192)
+    side, picture = Whole(1, 8192), Whole(32, 8192)
     parser.add_argument(
         "--picture-size",
-        type=side,
+        type=picture,
         metavar="PIXELS",
         default=640,
         help="longest side of the drawn frames (default: 640)",
     )
-    add_renamed(parser, "--size", "--picture-size", type=side)
+    add_renamed(parser, "--size", "--picture-size", type=picture)
     parser.add_argument("--seconds", type=SECONDS, metavar="S", help="draw only this much of the video, from its start")
     parser.add_argument(
         "--largest",

@@ -7,7 +7,7 @@ import argparse
 from emim.cli.bench.options import DTYPES, add_common, add_peers, settings_of
 from emim.cli.bench.tables import print_report
 from emim.cli.console import SubParsers, check_folder, give_result, say
-from emim.cli.options import POSITIVE, add_option, file_path
+from emim.cli.options import POSITIVE, add_option, examples, file_path
 
 _SIZES = (
     ("batch", "clips", 1),
@@ -27,6 +27,9 @@ def add_parser(parts: SubParsers, common: argparse.ArgumentParser) -> None:
         description=(
             "Time cost-volume attention, forward and with its gradients, beside an implementation with unfold, "
             "libraries, and bare matrix products. The sizes are those of UniFormer-S at 16 x 224 x 224."
+        ),
+        epilog=examples(
+            "emim bench op --quick", "emim bench op --dtype bfloat16 --peers unfold,dense --output op.json"
         ),
     )
     for name, meaning, default in _SIZES:
