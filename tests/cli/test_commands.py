@@ -127,7 +127,7 @@ def test_generate_and_its_manifest(emim_command: Command, tmp_path: Path) -> Non
         (["train"], "nothing to train"),
         (["train", "demo", "trainer.epoch=3"], "did you mean 'trainer.epochs'"),
         (["train", "demo", "--optim.lr"], "--optim.lr needs a value"),
-        (["train", "demo", "motion"], "unexpected argument 'motion'"),
+        (["train", "demo", "motion"], "'motion' is one argument too many after 'demo'"),
         (["train", "demo"], "data.path is not set"),
         (["train", "--resume", "empty"], "not a run folder"),
         (["generate", "clips", "--clips-per-class", "train"], "--clips-per-class 'train': must be SPLIT=CLIPS"),

@@ -192,7 +192,7 @@ def test_where_there_are_none_it_is_said_what_to_give(generated: Path, tmp_path:
     nothing_held_out = load_recipe(None, [f"data.path={generated / 'train.csv'}", "data.val_share=0"])
     with pytest.raises(DataError, match="held out no clips for validation; give labelled clips with --data"):
         validation_clips(nothing_held_out, names)
-    with pytest.raises(DataError, match=r"not to be had from here .*--data"):
+    with pytest.raises(DataError, match=r"cannot load the run's validation clips .*--data"):
         validation_clips(load_recipe(None, [f"data.path={tmp_path / 'gone'}"]), names)
 
 

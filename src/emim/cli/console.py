@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 import time
 import warnings
@@ -15,9 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from emim import utils as files
+from emim.distributed import process_rank
 from emim.errors import ConfigError
 
-# Seconds that other processes leave the first one to print an error: launchers end it once another has failed.
+# Seconds that the other processes wait for the first one to print an error: launchers end it once another has failed.
 _TIME_TO_SAY_IT = 2.0
 
 
@@ -87,11 +87,6 @@ def complain(line: str) -> None:
     _print_error(line)
 
 
-def process_rank() -> int:
-    """Rank of this process in its run, as torchrun, Slurm or the trainer has numbered it; 0 is the first."""
-    return int(next((os.environ[key] for key in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if os.environ.get(key)), "0"))
-
-
 def report(message: str) -> None:
     """Print an error on standard error; once if all processes of a run fail with the same one."""
     rank = process_rank()
@@ -132,7 +127,7 @@ def progress_bar(title: str, total: int | None = None) -> Iterator[Callable[[int
 
 
 def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """A table on standard output; the first column is left-aligned, the others right-aligned."""
+    """Print a table on standard output; the first column is left-aligned, the others right-aligned."""
     from rich.console import Console
     from rich.table import Table
 
@@ -146,7 +141,7 @@ def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, .
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON; the file appears whole or not at all.
+    """Write JSON atomically.
 
     Raises:
         ConfigError: the file cannot be written.

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_recipe(find_recipe(_RECIPE), [*chosen, *overrides])
     starts_bundled = config.model.checkpoint == BUNDLED
     before = accuracy_on(Recogniser.load(), test_clips).top1 if starts_bundled else None
-    result = train(config, say=say)
+    result = train(config)
 
     say("3/5  testing on held-out clips")
     recogniser = Recogniser.load(result.model)

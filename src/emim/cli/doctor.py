@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emim.cli.console import SubParsers, check_folder, give_result, progress_bar, say
+from emim.cli.labelled import add_columns_option
 from emim.cli.options import (
     POSITIVE,
     Real,
@@ -44,9 +46,10 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
             note="The exit status is 1 if there are errors.",
         ),
     )
-    data = parser.add_argument("data", type=file_path, help="folder of classes, manifest CSV, or any folder of videos")
+    data = parser.add_argument("data", type=file_path, help="folder of classes, manifest, or any folder of videos")
     complete(data, "file")
-    add_option(parser, "--split", "of a folder; default: all")
+    add_columns_option(parser)
+    add_option(parser, "--split", "default: all")
     add_result_options(parser, "all findings as JSON")
     json_with_file(parser)
     quarantine = parser.add_argument(
@@ -96,18 +99,21 @@ def _default_workers() -> int:
 
 def _load(args: argparse.Namespace) -> tuple[ClipList, bool]:
     """The clips, and True if they have labels."""
-    from emim.data.folder import load_clips
-    from emim.data.manifest import read_manifest
+    from emim.data.folder import has_splits, load_clips, split_clips
+    from emim.data.manifest import is_manifest, read_manifest
     from emim.datasets.doctor import list_videos
 
-    if args.data.suffix.lower() == ".csv" and not args.data.is_dir():
-        if args.split is not None:
-            raise ConfigError("--split is for folders; give the manifest of that split alone")
-        return read_manifest(args.data, check_files=False), True
+    if is_manifest(args.data):
+        clip_list = read_manifest(args.data, columns=args.columns, check_files=False)
+        if args.split is not None and not has_splits(clip_list):
+            raise ConfigError("--split needs a folder or a manifest with a column split; give that split's manifest")
+        return split_clips(clip_list, args.split), True
+    if args.columns is not None:
+        raise ConfigError("--columns is for manifests")
     try:
         return load_clips(args.data, split=args.split), True
     except DataError:
-        if args.split is not None or not args.data.is_dir():
+        if args.split is not None or not os.path.isdir(args.data):  # noqa: PTH112 takes long names
             raise
         return list_videos(args.data), False
 
@@ -196,7 +202,7 @@ def lengths_line(report: DoctorReport) -> str:
 def _write_clean(args: argparse.Namespace, report: DoctorReport) -> None:
     import shutil
 
-    from emim.data.class_list import CLASS_LIST_NAME
+    from emim.data.class_list import CLASS_LIST_NAME, class_list_text, needs_class_list
     from emim.data.manifest import write_manifest
     from emim.utils import atomic_write
 
@@ -207,6 +213,9 @@ def _write_clean(args: argparse.Namespace, report: DoctorReport) -> None:
         if args.data.is_file() and theirs.is_file() and not ours.exists():
             with atomic_write(ours) as temporary:
                 shutil.copyfile(theirs, temporary)
+        elif needs_class_list(report.clean.classes) and not ours.exists():
+            with atomic_write(ours) as temporary:
+                temporary.write_text(class_list_text(report.clean.classes), encoding="utf-8")
         write_manifest(args.quarantine, report.clean)
     except OSError as error:
         raise ConfigError(f"{args.quarantine}: cannot be written ({error.strerror})") from error

@@ -31,8 +31,14 @@ def add_clip_options(parser: argparse.ArgumentParser) -> None:
     """The network, the clips and their views."""
     add_checkpoint(parser, positional=True)
     add_option(parser, "--data", required=True)
-    add_option(parser, "--split", "default: test of a folder, all of a manifest")
+    add_columns_option(parser)
+    add_option(parser, "--split", "default: test of a folder or of a manifest with a column split, otherwise all")
     add_view_options(parser)
+
+
+def add_columns_option(parser: argparse.ArgumentParser) -> None:
+    """The columns of a manifest."""
+    add_option(parser, "--columns", "default: by their names")
 
 
 def add_running_options(parser: argparse.ArgumentParser) -> None:
@@ -58,9 +64,10 @@ def find_processes(args: argparse.Namespace) -> Processes:
     Raises:
         ConfigError: there is no such device, or the launcher started another number of processes.
     """
-    from emim.cli.predict import find_device
     from emim.distributed import Processes, plan_processes
+    from emim.environment import resolve_device
 
+    device = resolve_device(args.device, option="--device")
     kind, _, index = args.device.partition(":")
     if not index:
         return plan_processes(args.devices, args.nodes, "gpu" if kind == "cuda" else kind)
@@ -70,7 +77,7 @@ def find_processes(args: argparse.Namespace) -> Processes:
             f"--device {args.device} names one GPU, but {found.world} processes run; give --device cuda, so that "
             "each takes a GPU of its own"
         )
-    return Processes(1, 1, find_device(args.device))
+    return Processes(1, 1, device)
 
 
 def find_clips(args: argparse.Namespace, recogniser: Recogniser) -> tuple[str, ClipList]:
@@ -79,20 +86,37 @@ def find_clips(args: argparse.Namespace, recogniser: Recogniser) -> tuple[str, C
     Raises:
         DataError: the folder or manifest is unusable, or does not fit the classes.
     """
-    from emim.data.folder import load_clips
+    from emim.data.folder import has_splits, load_clips
+    from emim.data.manifest import is_manifest
 
-    is_manifest = args.data.suffix.lower() == ".csv"
-    split: Split | Literal["all"] = args.split or ("all" if is_manifest else "test")
     card = recogniser.card
-    trained_with = card.config.get("data", {}), card.config.get("trainer", {})
-    return split, load_clips(
-        args.data,
-        split=None if split == "all" else split,
-        classes=card.classes,
-        val_share=trained_with[0].get("val_share", 0.2),
-        seed=trained_with[1].get("seed", 0),
-        max_missing=1.0,  # files that do not exist are reported with the other missing clips
-    )
+    trained = card.config.get("data", {})
+    group_by = trained.get("group_by")
+    if not is_manifest(args.data) and str(group_by).startswith("column:"):
+        group_by = None
+
+    columns = args.columns
+    if columns is None and trained.get("path") and Path(trained["path"]).absolute() == args.data.absolute():
+        columns = trained.get("columns")
+
+    def load(split: Split | None) -> ClipList:
+        return load_clips(
+            args.data,
+            split=split,
+            classes=card.classes,
+            val_share=trained.get("val_share", 0.2),
+            seed=card.config.get("trainer", {}).get("seed", 0),
+            max_missing=1.0,  # missing files are reported with the other clips that cannot be read
+            columns=columns,
+            group_by=group_by,
+        )
+
+    if args.split is not None:
+        return args.split, load(None if args.split == "all" else args.split)
+    if not is_manifest(args.data):
+        return "test", load("test")
+    clip_list = load(None)
+    return ("test", load("test")) if has_splits(clip_list) else ("all", clip_list)
 
 
 def find_views(args: argparse.Namespace, recogniser: Recogniser) -> Preprocessing:
@@ -104,13 +128,10 @@ def find_views(args: argparse.Namespace, recogniser: Recogniser) -> Preprocessin
 
 
 def find_precision(wanted: Literal["auto"] | Precision, device_type: str) -> Precision:
-    """On the CPU "auto" is float32, whatever it can: a test there is for exact figures."""
+    """The number format of --precision; on the CPU "auto" is float32, so that figures can be reproduced."""
     from emim.precision import resolve_precision
 
-    if wanted == "auto" and device_type == "cpu":
-        return "32-true"
-    resolved = resolve_precision(wanted, device_type)
-    return "bf16-mixed" if resolved == "bf16-mixed" else "32-true"
+    return resolve_precision(wanted, device_type, exact_on_cpu=True)
 
 
 def circumstances(clip_list: ClipList, processes: int, device: str, batch_size: int, seconds: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 from emim.cli import (
     bench,
     completion,
+    config,
     demo,
     diagnose,
     doctor,
@@ -29,9 +30,10 @@ from emim.cli import (
     train,
     visualize,
 )
-from emim.cli.console import process_rank, set_up_logging, warn
 from emim.cli.console import report as report_error
+from emim.cli.console import set_up_logging, warn
 from emim.cli.options import SETTINGS, add_common, find_old_json
+from emim.distributed import is_first
 from emim.errors import EmimError, PreemptedError
 
 _GROUPS: Mapping[str, Sequence[ModuleType]] = {
@@ -39,7 +41,7 @@ _GROUPS: Mapping[str, Sequence[ModuleType]] = {
     "train and evaluate": (train, test, diagnose, report),
     "recognise actions and show motion": (predict, stream, serve, visualize),
     "prepare data": (prepare, doctor, generate),
-    "tools": (models, bench, completion),
+    "tools": (config, models, bench, completion),
 }
 _EXAMPLES = """\
 examples:
@@ -102,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream_.reconfigure(errors="backslashreplace")  # a file's name need not be valid text
     args = parse(build_parser(), sys.argv[1:] if argv is None else argv)
     with set_up_logging(quiet=args.quiet):
-        if process_rank() == 0:
+        if is_first():
             for warning in getattr(args, "warnings", ()):
                 warn(f"emim {args.command}: {warning}")
         return _run(args)
@@ -155,9 +157,9 @@ def _run(args: argparse.Namespace) -> int:
         status: int = args.run(args)
         sys.stdout.flush()
     except PreemptedError as error:
-        # Only the first process says that the run is unfinished: trainers kill the others' parent otherwise.
+        # The other processes return 0: with another status, the trainer would kill the first one.
         report_error(f"emim {args.command}: {error}")
-        return 128 + signal.SIGTERM if process_rank() == 0 else 0
+        return 128 + signal.SIGTERM if is_first() else 0
     except EmimError as error:
         return _fail(args, str(error))
     except KeyboardInterrupt:

@@ -209,7 +209,12 @@ OPTIONS: Mapping[str, Option] = _table(
     Option(("--workers",), "worker processes that read or write videos", {"type": Whole(0, 1024), "metavar": "N"}),
     Option(("--batch-size",), "views in one pass of the network", {"type": Whole(1, 65_536), "metavar": "N"}),
     # Data and views.
-    Option(("--data",), "folder of classes, or manifest CSV", {"type": file_path}, "file"),
+    Option(("--data",), "folder of classes, or manifest (.csv, .tsv, .txt)", {"type": file_path}, "file"),
+    Option(
+        ("--columns",),
+        "which column of a manifest holds what, such as path=video_path,label=class",
+        {"metavar": "ROLE=COLUMN,..."},
+    ),
     Option(("--split",), "part of the data", {"choices": ("train", "val", "test", "all")}),
     Option(("--recipe",), "recipe file, or name of a recipe of the package", {"type": path_text}, "recipe"),
     Option(("--clips",), "test clips per video", {"type": Whole(1, 1000), "metavar": "N"}),

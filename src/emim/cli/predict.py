@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from emim.cli.console import JsonLines, SubParsers, check_folder, complain, progress_bar, say
 from emim.cli.options import (
@@ -22,7 +22,7 @@ from emim.cli.options import (
     examples,
     file_path,
 )
-from emim.environment import let_waiting_threads_sleep
+from emim.environment import let_waiting_threads_sleep, resolve_device
 from emim.errors import ConfigError, DataError, VideoError
 
 if TYPE_CHECKING:
@@ -91,36 +91,15 @@ def load_recogniser(args: argparse.Namespace) -> Recogniser:
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU if there is one.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    import torch
-
-    from emim.inference.recogniser import default_device
-
-    if name == "auto":
-        return default_device()
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
-    gpus = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= gpus:
-        raise ConfigError(f"--device {name}: PyTorch finds {gpus or 'no'} GPU{'s' * (gpus != 1)}; take cpu, or auto")
-    return device
+    """The device of --device; see `emim.environment.resolve_device`."""
+    return resolve_device(name, option="--device")
 
 
-def find_precision(wanted: str, device_type: str) -> Precision:
-    """What the network computes in; "auto" is bfloat16 where the device does so natively."""
+def find_precision(wanted: Literal["auto"] | Precision, device_type: str) -> Precision:
+    """The number format of --precision; see `emim.precision.resolve_precision`."""
     from emim.precision import resolve_precision
 
-    if wanted == "auto":
-        wanted = resolve_precision("auto", device_type)
-    return "bf16-mixed" if wanted == "bf16-mixed" else "32-true"
+    return resolve_precision(wanted, device_type)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,25 +1,15 @@
-"""How fast many videos are predicted, against reading them alone and the network alone, and whether memory stays flat.
-
-Three jobs over the same videos take turns within one run, each as in `emim predict`:
-
-- read: the workers read all videos and nothing is done with them;
-- network: the scorer gets the same videos' views from memory;
-- whole: both, as a user runs it.
-
-A pass of "read" and of "whole" starts its workers anew and ends them. Files lie in the operating system's cache.
-
-What "whole" can reach depends on what the two parts share. With a GPU the slower part bounds it. On a CPU, reading and
-network work on the same cores: if each alone keeps all of them busy, no schedule is faster than both in turn, which is
-1 / (1 / read + 1 / network) videos a second, at worst half of the slower rate. Both ratios are given.
-"""
+"""Measure how fast many videos are predicted, what bounds it, and the memory of a long run."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import itertools
+import multiprocessing
 import os
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +18,49 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emim.bench.process_memory import tree_memory
-from emim.bench.timing import interleaved, quartiles
+from emim.bench.measuring import interleaved, quartiles
+from emim.cli.console import give_result, print_table, progress_bar, say
+from emim.cli.options import NATURAL, POSITIVE, add_result_options
 from emim.data.prefetch import read_views
-from emim.environment import Machine, describe_machine
+from emim.environment import Machine, describe_machine, let_waiting_threads_sleep
 from emim.errors import ConfigError, VideoError
 from emim.inference.recogniser import Recogniser
 from emim.inference.scoring import VideoScorer, auto_batch_size, auto_workers
+from running import run_script
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class TreeMemory:
+    """Memory of several processes together, in MiB.
+
+    Attributes:
+        pss: pages that processes share count once, divided among them.
+        rss: pages that processes share count in each of them.
+    """
+
+    pss: float
+    rss: float
+
+
+def tree_memory() -> TreeMemory | None:
+    """This process and its living children of `multiprocessing`, loader workers among them; None without /proc."""
+    children = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
+    totals = {"Pss:": 0, "Rss:": 0}
+    for process in (os.getpid(), *children):
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            if process == os.getpid():
+                return None
+            continue  # it has just ended
+        for line in lines:
+            name, *numbers = line.split()
+            if name in totals:
+                totals[name] += 1024 * int(numbers[0])
+    return TreeMemory(totals["Pss:"] / _MIB, totals["Rss:"] / _MIB)
+
 
 JOBS = ("read", "network", "whole")
 _READINGS = 50
@@ -310,3 +336,72 @@ def _processor_seconds() -> float:
     """Processor time of this process and of its children that have ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
+
+
+def _parser() -> argparse.ArgumentParser:
+    from emim.cli.predict import add_running_options
+
+    parser = argparse.ArgumentParser(
+        description=(
+            "Measure how fast your videos are predicted, against reading them alone and the network alone, taking "
+            "turns, and the memory of all processes over a long run."
+        ),
+    )
+    parser.add_argument("--data", required=True, nargs="+", type=Path, help="videos, or folders of them")
+    parser.add_argument("--checkpoint", help="model.safetensors of a run (default: the bundled model)")
+    parser.add_argument("--videos", type=POSITIVE, default=64, help="at most so many of them, spread (default 64)")
+    parser.add_argument("--repeats", type=POSITIVE, default=3, help="timed passes of each job (default 3)")
+    parser.add_argument(
+        "--memory-videos", type=NATURAL, default=200, help="videos of the run whose memory is watched (default 200)"
+    )
+    add_result_options(parser)
+    add_running_options(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    let_waiting_threads_sleep()  # as `emim predict` does
+    from emim.cli.predict import find_videos, load_recogniser
+    from emim.data.prefetch import lost_workers_named
+
+    found = [video for place in args.data for video in find_videos(place)]
+    count = min(args.videos, len(found))
+    videos = [found[number * len(found) // count] for number in range(count)]
+    recogniser = load_recogniser(args)
+    say(f"{count} of {len(found)} videos, {recogniser.precision} on {recogniser.device}")
+    with lost_workers_named(), progress_bar("predicting", None) as progress:
+        report = bench_predict(
+            recogniser,
+            videos,
+            workers=args.workers,
+            batch_size=args.batch_size,
+            repeats=args.repeats,
+            memory_videos=args.memory_videos,
+            progress=progress,
+        )
+    if not args.json:
+        print_report(report)
+    about = {"data": [str(place) for place in args.data], "checkpoint": args.checkpoint or "bundled"}
+    give_result(args, lambda: {**about, **report.to_dict()})
+    return 0
+
+
+def print_report(report: PredictReport) -> None:
+    """The table of jobs, then what it means."""
+    rows = [
+        (rate.name, f"{rate.videos_per_second:.1f}", f"{low:.1f} - {high:.1f}", f"{rate.core_ms:.1f}")
+        for rate in report.rates
+        for low, high in [rate.quartiles]
+    ]
+    print_table("Prediction", ("job", "videos/s", "quartiles", "core ms/video"), rows)
+    print("\n".join(report.verdict()))
+    print(
+        f"({report.videos} videos of {report.views_per_video} views, {report.workers} workers, batches of "
+        f"{report.batch_size} views, {report.precision} on {report.device}, {report.threads} threads, "
+        f"{report.repeats} passes after one to warm up)"
+    )
+    print(report.machine.line())
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, _parser()))

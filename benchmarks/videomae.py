@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from emim.bench.settings import version_of
+from emim.bench.measuring import version_of
 
 _SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
 WIDTHS: dict[str, dict[str, int]] = {"S": _SMALL, "B": {}}

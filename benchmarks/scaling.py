@@ -1,28 +1,128 @@
-"""How time and memory of an EMIM module grow with the size of its input, beside global self-attention.
-
-One size is varied at a time, the others stay at a base point. Both modules run forward in inference mode; they take
-turns at each point. A point that is expected to take longer than a limit, or more memory than is free, is left out:
-what is expected follows from the last smaller point of that row and how the arithmetic grows.
-
-Shape suffixes as in `emim.nn.emim`.
-"""
+"""Measure and draw how the cost of EMIM and of global attention grows with the size of the input."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from emim.bench.measuring import DTYPES, Settings, Timing, interleaved, surroundings, times_faster
 from emim.bench.memory import PeakMemory, Work, peak_in_fresh_process, peak_on_gpu
-from emim.bench.settings import DTYPES, Settings, surroundings
-from emim.bench.timing import Timing, interleaved, times_faster
+from emim.cli.bench import (
+    add_common,
+    mebibytes,
+    milliseconds,
+    numbers,
+    print_surroundings,
+    settings_of,
+    times,
+)
+from emim.cli.console import give_result, print_table, say
 from emim.errors import ConfigError, ProcessError
 from emim.nn import EMIM, SelfAttention
 from emim.training.memory import free_bytes
+from emim.utils import atomic_write
+from running import run_script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+_LABELS = {"emim": "EMIM", "attention": "global self-attention"}
+# Marker and line differ too, so that the picture can be read without colour.
+_STYLES = {
+    "emim": {"color": "#0b5394", "marker": "o", "linestyle": "-"},
+    "attention": {"color": "#b45f06", "marker": "s", "linestyle": "--", "markerfacecolor": "white"},
+}
+_AXIS_LABELS = {
+    "frames": "frames",
+    "side": "tokens of a frame",
+    "window": "window",
+    "batch": "clips of a batch",
+}
+_ROWS: tuple[tuple[str, Callable[[Result], float | None]], ...] = (
+    ("time, ms", lambda result: None if result.timing is None else result.timing.median_ms),
+    ("peak memory, MiB", lambda result: None if result.memory is None else result.memory.peak_bytes / 2**20),
+)
+
+
+def plot_scaling(report: ScalingReport, file: Path) -> None:
+    """Write the picture; the kind of file follows from its name.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or the file cannot be written.
+    """
+    check_plotting(file)
+    from matplotlib.figure import Figure
+
+    axes = list(dict.fromkeys(result.axis for result in report.results))
+    figure = Figure(figsize=(2.7 * len(axes) + 0.6, 5.4), layout="constrained")
+    panels = figure.subplots(len(_ROWS), len(axes), squeeze=False, sharey="row")
+    for row, (label, of) in enumerate(_ROWS):
+        for column, axis in enumerate(axes):
+            _panel(panels[row][column], report, axis, of)
+            if column == 0:
+                panels[row][column].set_ylabel(label)
+            if row == len(_ROWS) - 1:
+                panels[row][column].set_xlabel(_AXIS_LABELS[axis])
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    try:
+        with atomic_write(file) as temporary:
+            figure.savefig(temporary, dpi=110, format=file.suffix[1:])
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written ({error.strerror})") from error
+
+
+def check_plotting(file: Path) -> None:
+    """Say before hours of measuring what would be missing after them.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or the name does not end in .png, .svg or .pdf.
+    """
+    if file.suffix not in (".png", ".svg", ".pdf"):
+        raise ConfigError(f"--plot {file}: the name of a picture ends in .png, .svg or .pdf")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"--plot {file}: needs matplotlib, pip install 'emim[plot]' ({error})") from error
+
+
+def _panel(panel: Any, report: ScalingReport, axis: str, of: Callable[[Result], float | None]) -> None:
+    values = report.values(axis)
+    for module in MODULES:
+        measured = [(value, figure) for value in values if (figure := of(report.at(axis, value, module))) is not None]
+        panel.plot(
+            [value for value, _ in measured],
+            [figure for _, figure in measured],
+            label=_LABELS[module],
+            markersize=5,
+            linewidth=1.4,
+            **_STYLES[module],
+        )
+    panel.set_xscale("log", base=2)
+    panel.set_yscale("log")
+    panel.set_xticks(values, [f"{value} x {value}" if axis == "side" else str(value) for value in values])
+    panel.tick_params(labelsize=8)
+    panel.minorticks_off()
+    panel.margins(x=0.09)
+    panel.grid(True, linewidth=0.4, alpha=0.6)
+    panel.spines[["top", "right"]].set_visible(False)
+    left_out = [(value, module) for module in MODULES for value in values if of(report.at(axis, value, module)) is None]
+    # Curves rise, so that the lower right corner is free.
+    for height, (value, module) in enumerate(reversed(left_out)):
+        panel.text(
+            0.99, 0.02 + 0.07 * height, f"{_LABELS[module]}, {value}: not run",
+            transform=panel.transAxes, ha="right", va="bottom", fontsize=7, color=_STYLES[module]["color"],
+        )  # fmt: skip
+
 
 AXES: Final = {
     "frames": (8, 16, 32, 64),
@@ -112,7 +212,7 @@ class ScalingReport:
         dtype: number format.
         limit: seconds that a pass may take.
         results: both modules at each value of each axis.
-        surroundings: see `emim.bench.settings.surroundings`.
+        surroundings: see `emim.bench.measuring.surroundings`.
     """
 
     base: Point
@@ -219,7 +319,7 @@ def _measure(
         if reason is None and memory and not settings.on_gpu:
             try:
                 peaks[name] = peak_in_fresh_process(
-                    "emim.bench.scaling:memory_work",
+                    "scaling:memory_work",
                     {"module": name, "point": dataclasses.asdict(point), "dtype": dtype},
                     threads=settings.threads,
                 )
@@ -283,3 +383,87 @@ def _job(module: nn.Module, point: Point, dtype: str, settings: Settings) -> Cal
         settings.finish()
 
     return run
+
+
+_AXES = (
+    ("frames", "frames"),
+    ("side", "height and width of a frame in tokens"),
+    ("window", "windows, odd"),
+    ("batch", "clips of a batch"),
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=(
+            "Time and peak memory of an EMIM module and of global self-attention (320 channels, 5 heads), forward; one "
+            "size is varied at a time from 16 frames of 14 x 14 tokens, window 7, one clip."
+        ),
+    )
+    for name, what in _AXES:
+        parser.add_argument(f"--{name}", type=numbers, metavar="N,N,...", help=f"{what}; values to measure")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="number format (default float32)")
+    parser.add_argument("--limit", type=float, default=20.0, help="seconds that a pass may take (default 20)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw it, as .png, .svg or .pdf")
+    add_common(parser, repeats=(5, 3), warmup=1, quick="fewer values, fewer rounds, without memory")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+
+    if args.plot is not None:
+        check_plotting(args.plot)
+    given = {axis: getattr(args, axis) for axis in AXES if getattr(args, axis)}
+    report = bench_scaling(
+        settings_of(args),
+        axes=given or (QUICK_AXES if args.quick else AXES),
+        dtype=args.dtype,
+        limit=args.limit,
+        memory=not (args.no_memory or args.quick),
+        progress=say,
+    )
+    print_scaling(report)
+    give_result(args, report.to_dict)
+    if args.plot is not None:
+        plot_scaling(report, args.plot)
+        say(f"drawn in {args.plot}")
+    return 0
+
+
+def print_scaling(report: ScalingReport) -> None:
+    """A table for each size that is varied."""
+    base = report.base
+    for axis in dict.fromkeys(result.axis for result in report.results):
+        rows = []
+        for value in report.values(axis):
+            emim, attention = (report.at(axis, value, module) for module in ("emim", "attention"))
+            rows.append(
+                (
+                    f"{value} x {value}" if axis == "side" else str(value),
+                    _time(emim),
+                    _time(attention),
+                    times(report.ratio(axis, value)),
+                    mebibytes(emim.memory),
+                    mebibytes(attention.memory),
+                )
+            )
+        header = (axis, "EMIM ms", "attention ms", "attention / EMIM", "EMIM peak MiB", "attention peak MiB")
+        print_table(f"By {axis}", header, rows)
+        for result in report.results:
+            if result.axis == axis and result.not_run is not None:
+                print(f"not run: {result.module} at {axis} {result.value} ({result.not_run})")
+    print(
+        f"(from {base.frames} frames of {base.side} x {base.side} tokens, window {base.window}, batch {base.batch}, "
+        f"{base.heads} heads of 64, {report.dtype}, forward)"
+    )
+    print_surroundings(report.surroundings)
+
+
+def _time(result: Result) -> str:
+    if result.timing is None:
+        return "not run"
+    return milliseconds(result.timing.median_ms)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, _parser()))

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from emim.bench import predict
-from emim.bench.predict import JOBS, JobRate, MemoryRun, PredictReport, bench_predict
-from emim.bench.process_memory import tree_memory
+import predict
 from emim.errors import ConfigError, VideoNotFoundError
 from emim.inference.recogniser import Recogniser
+from predict import JOBS, JobRate, MemoryRun, PredictReport, bench_predict, tree_memory
 
 
 @pytest.fixture(scope="module")

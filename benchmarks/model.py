@@ -1,13 +1,11 @@
-"""Time, memory and arithmetic of whole networks on one clip and on batches, beside other networks.
-
-All run in inference mode. Every network, batch size, precision and compiled form is a job of its own, and all jobs take
-turns. Networks that claim the logits of "emim" are compared with it first, in float32 and on the clip that is timed.
-"""
+"""Time the forward pass of whole networks: UniFormer with EMIM beside unfold, plain UniFormer and VideoMAE."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,15 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emim.bench.arithmetic import count
+from emim.bench.measuring import (
+    DTYPES,
+    Report,
+    Row,
+    Settings,
+    Timing,
+    compared,
+    interleaved,
+    native_bfloat16,
+    select,
+    surroundings,
+)
 from emim.bench.memory import PeakMemory, Work, peak_in_fresh_process, peak_on_gpu
-from emim.bench.networks import BASE, NETWORKS, ClipProblem
-from emim.bench.report import Report, Row, compared
-from emim.bench.selection import select
-from emim.bench.settings import DTYPES, Settings, surroundings
-from emim.bench.timing import Timing, interleaved
+from emim.cli.bench import add_common, add_peers, dtypes, numbers, print_report, settings_of
+from emim.cli.console import give_result, say
 from emim.errors import ConfigError, ProcessError
 from emim.training.memory import free_bytes
+from networks import BASE, NETWORKS, ClipProblem, count
+from running import add_clip, clip_of, run_script
 
 PUBLISHED = "unfold"
 """The network whose float32 form stands for the published code."""
@@ -204,7 +212,7 @@ def _peaks(
                 continue
             arguments = {"name": name, "problem": dataclasses.asdict(problem), "precision": precision}
             try:
-                peak = peak_in_fresh_process("emim.bench.model:memory_work", arguments, threads=settings.threads)
+                peak = peak_in_fresh_process("model:memory_work", arguments, threads=settings.threads)
                 peaks[name, precision] = peak
             except ProcessError as error:
                 skipped[f"{name}, {precision}, memory"] = str(error)
@@ -264,3 +272,72 @@ def _row(
 def _per_clip(timing: Timing, batch: int) -> Timing:
     """Times of a clip of the batch."""
     return Timing(tuple(ms / batch for ms in timing.wall_ms), tuple(ms / batch for ms in timing.cpu_ms))
+
+
+_QUICK_PEERS = ["emim", "unfold", "plain"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=(
+            "Time the forward pass of UniFormer with EMIM for one clip and for batches, beside the published semantics "
+            "with unfold, the plain UniFormer and VideoMAE, and count their arithmetic."
+        ),
+    )
+    add_clip(parser)
+    parser.add_argument("--batch", type=numbers, metavar="N,N,...", help="clips of a pass (default 1,8)")
+    parser.add_argument(
+        "--dtype", type=dtypes, metavar="NAME,NAME,...",
+        help="float32, or the format of autocast (default: float32, and bfloat16 where the machine computes in it)",
+    )  # fmt: skip
+    parser.add_argument("--compile", action="store_true", help="each network under torch.compile, too")
+    add_peers(parser)
+    add_common(parser, repeats=(5, 3), warmup=1, quick="one clip, three networks, fewer rounds, without memory")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+
+    settings = settings_of(args)
+    native = ["float32", "bfloat16"] if native_bfloat16(settings) else ["float32"]
+    report = bench_model(
+        clip_of(args),
+        settings,
+        peers=args.peers or (_QUICK_PEERS if args.quick else None),
+        batches=args.batch or ([1] if args.quick else [1, 8]),
+        precisions=args.dtype or native,
+        compiled=args.compile,
+        memory=not (args.no_memory or args.quick),
+        progress=say,
+    )
+    problem = report.problem
+    print(f"UniFormer {problem['network']}, clips of {problem['frames']} x {problem['size']} x {problem['size']}")
+    columns = [("GMAC", _needed), ("GMAC, dense", _dense)]
+    if args.compile:
+        columns.append(("first call s", _first_call))
+    print_report(report, _title, *columns)
+    print("GMAC: multiply-adds of a clip that the network is defined by; dense: that the dense backend computes")
+    give_result(args, report.to_dict)
+    return 0
+
+
+def _title(conditions: Mapping[str, Any]) -> str:
+    batch = conditions["batch"]
+    return "One clip" if batch == 1 else f"Batches of {batch}, times per clip"
+
+
+def _needed(row: Row) -> str:
+    return f"{row.facts['multiply_adds_per_clip']['needed'] / 1e9:.1f}"
+
+
+def _dense(row: Row) -> str:
+    return f"{row.facts['multiply_adds_per_clip']['dense'] / 1e9:.1f}"
+
+
+def _first_call(row: Row) -> str:
+    seconds = row.facts.get("first_call_seconds")
+    return "-" if seconds is None else f"{seconds:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, _parser()))

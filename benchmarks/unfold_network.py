@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from emim.bench.peers.unfold import unfold_attention
+from emim.bench.peers import unfold_attention
 from emim.models import UniFormer
 from emim.nn import EMIM, AttentionBlock, LocalBlock
 

@@ -1,8 +1,10 @@
-"""Time and peak memory of one training step of whole networks: forward, soft-target cross-entropy, backward, AdamW."""
+"""Time a training step of whole networks and its peak memory."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emim.bench.measuring import DTYPES, Report, Row, Settings, compared, interleaved, select, surroundings
 from emim.bench.memory import PeakMemory, Work, peak_in_fresh_process, peak_on_gpu
-from emim.bench.networks import BASE, NETWORKS, ClipProblem
-from emim.bench.report import Report, Row, compared
-from emim.bench.selection import select
-from emim.bench.settings import DTYPES, Settings, surroundings
-from emim.bench.timing import interleaved
+from emim.cli.bench import add_common, add_peers, print_report, settings_of, times
+from emim.cli.console import give_result, say
+from emim.cli.options import POSITIVE
 from emim.errors import ConfigError, ProcessError
+from networks import BASE, NETWORKS, ClipProblem
+from running import add_clip, clip_of, run_script
 
 _LEARNING_RATE = 1e-4
 
@@ -70,9 +73,7 @@ def bench_train(
                     "precision": precision,
                 }
                 try:
-                    peaks[name] = peak_in_fresh_process(
-                        "emim.bench.train:memory_work", arguments, threads=settings.threads
-                    )
+                    peaks[name] = peak_in_fresh_process("train:memory_work", arguments, threads=settings.threads)
                 except ProcessError as error:  # what a process of its own cannot do is not tried in this one
                     skipped[name] = str(error)
                     continue
@@ -158,3 +159,55 @@ def _peak_ratio(peaks: dict[str, PeakMemory], name: str) -> dict[str, float]:
     if name not in peaks or BASE not in peaks:
         return {}
     return {BASE: peaks[name].peak_bytes / max(1, peaks[BASE].peak_bytes)}
+
+
+_QUICK_PEERS = ["emim", "unfold", "plain"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=(
+            "Time a training step (forward, cross-entropy with soft targets, backward, AdamW) and its peak memory. On "
+            "CPUs the default clips have 8 frames, on GPUs they are the published 16 x 224 x 224."
+        ),
+    )
+    add_clip(parser)
+    parser.add_argument("--batch", type=POSITIVE, default=1, help="clips of a step (default 1)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="format of autocast (default float32: none)"
+    )
+    add_peers(parser)
+    add_common(parser, repeats=(5, 2), warmup=1, quick="three networks, clips of 4 x 112 x 112, fewer rounds")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+
+    settings = settings_of(args)
+    frames, size = (4, 112) if args.quick else (16, 224) if settings.on_gpu else (8, 224)
+    report = bench_train(
+        clip_of(args, frames=frames, size=size),
+        settings,
+        peers=args.peers or (_QUICK_PEERS if args.quick else None),
+        batch=args.batch,
+        precision=args.dtype,
+        memory=not args.no_memory,
+        progress=say,
+    )
+    problem = report.problem
+    print(
+        f"UniFormer {problem['network']}, {problem['batch']} x {problem['frames']} x {problem['size']} x "
+        f"{problem['size']}, {problem['precision']}"
+    )
+    print_report(report, lambda conditions: "One training step", ("peak / emim", _peak_over))
+    print("peak: activations, gradients and temporaries; weights and AdamW's state come on top")
+    give_result(args, report.to_dict)
+    return 0
+
+
+def _peak_over(row: Row) -> str:
+    return times(row.facts["peak_over"].get("emim"))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, _parser()))
