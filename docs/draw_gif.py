@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -23,7 +22,6 @@ PANEL = (256, 192)
 DRAWN_AT = 384
 SECONDS = 2.0
 EVERY = 2  # of 30 frames a second
-COLOURS = 96
 
 
 def main(videos: list[Path]) -> None:
@@ -38,7 +36,7 @@ def main(videos: list[Path]) -> None:
                 numbers = range(0, min(reader.num_frames, round(SECONDS * reader.fps)), EVERY)
                 columns.append([Image.fromarray(frame) for frame in reader.read(numbers)])
     frames = []
-    for pictures in islice(zip(*columns, strict=False), None):
+    for pictures in zip(*columns, strict=False):  # as long as the shortest clip
         sheet = Image.new("RGB", (PANEL[0] * len(pictures), PANEL[1] * 2))
         for column, picture in enumerate(pictures):
             half = picture.width // 2
@@ -46,17 +44,25 @@ def main(videos: list[Path]) -> None:
                 part = picture.crop((left, 0, left + half, picture.height)).resize(PANEL, Image.Resampling.LANCZOS)
                 sheet.paste(part, (column * PANEL[0], row * PANEL[1]))
         frames.append(sheet)
-    # One palette for all frames, so that nothing flickers and unchanged places cost nothing.
-    samples = Image.new("RGB", (frames[0].width, frames[0].height * 4))
-    for place, number in enumerate(range(0, len(frames), max(1, len(frames) // 4))):
-        if place < 4:
-            samples.paste(frames[number], (0, place * frames[0].height))
-    palette = samples.quantize(COLOURS, method=Image.Quantize.MEDIANCUT)
+    # One palette for all frames, so that nothing flickers: half of it for the videos, half for the bright fields.
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(_palette(frames, 0) + _palette(frames, PANEL[1]))
     indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     indexed[0].save(
         OUTPUT, save_all=True, append_images=indexed[1:], duration=round(1000 * EVERY / 30), loop=0, optimize=True
     )
     print(f"{OUTPUT}: {len(frames)} frames, {OUTPUT.stat().st_size / 1e6:.2f} MB")
+
+
+def _palette(frames: list[Image.Image], top: int) -> list[int]:
+    """The most useful colours of the upper or lower row of panels, over all frames."""
+    shown = frames[:: max(1, len(frames) // 8)]
+    samples = Image.new("RGB", (frames[0].width, PANEL[1] * len(shown)))
+    for place, frame in enumerate(shown):
+        samples.paste(frame.crop((0, top, frame.width, top + PANEL[1])), (0, place * PANEL[1]))
+    # An octree keeps rare bright colours, which a median cut gives to the many greys.
+    colours = samples.quantize(128, method=Image.Quantize.FASTOCTREE).getpalette() or []
+    return (colours + [0] * 384)[:384]
 
 
 if __name__ == "__main__":

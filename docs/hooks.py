@@ -37,10 +37,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point the links of files that lie elsewhere in the repository to where they are on the site."""
-    if page.file.src_uri in ("project/changelog.md", "project/contributing.md", "reference/measurements.md"):
-        return re.sub(r"\]\((?:\.\./)?docs/([^)]+)\)", r"](../\1)", markdown)
+    """Point links at where their targets are on the site: in the repository some lie elsewhere or are notebooks."""
+    if page.file.src_uri.startswith("project/") or page.file.src_uri == "reference/measurements.md":
+        markdown = re.sub(r"\]\((?:\.\./)?docs/([^)]+)\)", r"](../\1)", markdown)
+    if not page.file.src_uri.startswith("notebooks/"):
+        markdown = _to_pages(markdown)
     return markdown
+
+
+def _to_pages(markdown: str) -> str:
+    return re.sub(r"\]\(([^):]+)\.ipynb\)", r"](\1.md)", markdown)
 
 
 _FORMULA = re.compile(
@@ -64,7 +70,7 @@ def notebook_page(path: Path) -> str:
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            parts.append(source)
+            parts.append(_to_pages(source))
             if source.startswith("# "):
                 parts.append(f"*This page is a notebook: [{path.name}]({path.name}). Its outputs are stored as they came.*")
         elif source.strip():
