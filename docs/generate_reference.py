@@ -320,10 +320,8 @@ def api_index(package: griffe.Module) -> str:
     for name in sorted(_exports(package), key=str.lower):
         if name.startswith("__"):
             continue
-        path = package[name].final_target.path if package[name].is_alias else package[name].path
-        if not isinstance(package[name], griffe.Alias) and package[name].is_attribute:
-            continue
-        lines.append(f"| [`emim.{name}`][{path}] | {_summary(package[name])} |")
+        member = package[name]
+        lines.append(f"| [`emim.{name}`][{_real(member).path}] | {_summary(member)} |")
     lines += ["", "| page | |", "|---|---|"]
     lines += [f"| [{title}]({room}.md) | {text} |" for room, (title, text) in ROOMS.items()]
     return "\n".join(lines) + "\n"
@@ -335,17 +333,14 @@ def api_page(package: griffe.Module, room: str) -> str:
     lines = [f"# {title}", "", text, ""]
     shown: set[str] = set()
     for module in _modules(package[room]):
-        names = [
-            name
-            for name in _exports(module)
-            if name in module.members and _real(module[name]).path not in shown and _documented(module[name])
-        ]
-        if not names:
+        found = [_member(module, name) for name in _exports(module)]
+        new = [member for member in found if member is not None and _real(member).path not in shown]
+        if not new:
             continue
-        shown.update(_real(module[name]).path for name in names)
+        shown.update(_real(member).path for member in new)
         lines += [f"## `{module.path}`", ""]
-        for name in names:
-            lines += [f"::: {module.path}.{name}", "    options:", "      heading_level: 3", ""]
+        for member in new:
+            lines += [f"::: {member.path}", "    options:", "      heading_level: 3", ""]
     return "\n".join(lines)
 
 
@@ -370,12 +365,16 @@ def _exports(module: griffe.Module) -> list[str]:
     ]
 
 
+def _member(module: griffe.Module, name: str) -> griffe.Object | griffe.Alias | None:
+    """An exported name that has a docstring; a function in preference to its module of the same name."""
+    member = module.members.get(name)
+    if member is not None and member.is_module:
+        member = member.members.get(name)
+    return member if member is not None and _real(member).docstring is not None else None
+
+
 def _real(member: griffe.Object | griffe.Alias) -> griffe.Object:
     return member.final_target if isinstance(member, griffe.Alias) else member
-
-
-def _documented(member: griffe.Object | griffe.Alias) -> bool:
-    return _real(member).docstring is not None
 
 
 def _summary(member: griffe.Object | griffe.Alias) -> str:

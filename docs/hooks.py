@@ -75,8 +75,19 @@ def notebook_page(path: Path) -> str:
                 parts.append(f"*This page is a notebook: [{path.name}]({path.name}). Its outputs are stored as they came.*")
         elif source.strip():
             parts.append(f"```python\n{source}\n```")
-            parts += [_output(output) for output in cell["outputs"]]
+            parts += [_output(output) for output in _joined(cell["outputs"])]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Outputs with printed text that came in pieces put together."""
+    joined: list[dict[str, Any]] = []
+    for output in outputs:
+        if output["output_type"] == "stream" and joined and joined[-1].get("name") == output["name"]:
+            joined[-1] = {**output, "text": [*joined[-1]["text"], *output["text"]]}
+        else:
+            joined.append(output)
+    return joined
 
 
 def _output(output: dict[str, Any]) -> str:
