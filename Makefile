@@ -13,7 +13,7 @@ help:
 	@echo "make test        install, then run the tests (a few minutes)"
 	@echo "make test-all    with those that take long: killed runs, several processes, every recipe"
 	@echo "make bench       the quick set of measurements, as tables and in build/bench/ (a few minutes)"
-	@echo "make lint        ruff and mypy"
+	@echo "make lint        ruff, mypy, and the structure of the package"
 	@echo "make docs        build the documentation site into build/site; warnings and broken links are errors"
 	@echo "make docs-serve  show it at http://127.0.0.1:8000 while it is written"
 	@echo "make notebooks   run the notebooks of the documentation"
@@ -47,9 +47,9 @@ test-all: $(VENV)/.dev
 bench: $(VENV)/.base
 	@mkdir -p build/bench
 	$(BIN)/emim bench op --quick --json build/bench/op.json
-	$(BIN)/emim bench model --quick --json build/bench/model.json
-	$(BIN)/emim bench train --quick --json build/bench/train.json
-	$(BIN)/emim bench scaling --quick --json build/bench/scaling.json
+	$(BIN)/python benchmarks/model.py --quick --json build/bench/model.json
+	$(BIN)/python benchmarks/train.py --quick --json build/bench/train.json
+	$(BIN)/python benchmarks/scaling.py --quick --json build/bench/scaling.json
 	$(BIN)/emim generate build/bench/clips --split train=10 --size 96
 	$(BIN)/emim bench loader --data build/bench/clips --clips 16 --repeats 2 --json build/bench/loader.json
 
@@ -57,6 +57,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/structure.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -36,7 +36,7 @@ MOVED = {
     "data.upkeep": "datasets",
     "data.upkeep.doctor": "datasets.doctor",
     "data.upkeep.isolated": "isolation",
-    "data.upkeep.missing_file": "datasets.video_check",
+    "data.upkeep.missing_file": "data.manifest",
     "data.upkeep.reencode": "datasets.reencode",
     "data.upkeep.video_check": "datasets.video_check",
     "evaluation.diagnosis.bootstrap": "evaluation.diagnosis.statistics",

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from emim.bench.timing import interleaved, quartiles
+from emim.bench.measuring import interleaved, quartiles
 from emim.data.augment.transforms import AugmentOptions
 from emim.data.batches import EpochBatches
 from emim.data.dataset import TrainClips

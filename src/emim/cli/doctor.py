@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emim.cli.console import SubParsers, check_folder, positive, progress_bar, say, write_json
+from emim.cli.labelled import add_columns_option
 from emim.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -29,8 +31,9 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
             "frame rate, there twice, or labelled against its folder. The exit status is 1 when there are errors."
         ),
     )
-    parser.add_argument("data", type=Path, help="folder of classes, manifest CSV, or any folder of videos")
-    parser.add_argument("--split", choices=("train", "val", "test"), help="which part of a folder (default: all)")
+    parser.add_argument("data", type=Path, help="folder of classes, manifest, or any folder of videos")
+    add_columns_option(parser)
+    parser.add_argument("--split", choices=("train", "val", "test"), help="which part (default: all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
     parser.add_argument(
         "--quarantine", type=Path, metavar="FILE.csv", help="write a manifest of the clips that can be used"
@@ -74,19 +77,22 @@ def _default_workers() -> int:
 
 
 def _load(args: argparse.Namespace) -> tuple[ClipList, bool]:
-    """The clips, and whether their labels mean anything."""
-    from emim.data.folder import load_clips
-    from emim.data.manifest import read_manifest
+    """The clips, and True if they have labels."""
+    from emim.data.folder import has_splits, load_clips, split_clips
+    from emim.data.manifest import is_manifest, read_manifest
     from emim.datasets.doctor import list_videos
 
-    if args.data.suffix.lower() == ".csv" and not args.data.is_dir():
-        if args.split is not None:
-            raise ConfigError("--split is for folders; give the manifest of that split alone")
-        return read_manifest(args.data, check_files=False), True
+    if is_manifest(args.data):
+        clip_list = read_manifest(args.data, columns=args.columns, check_files=False)
+        if args.split is not None and not has_splits(clip_list):
+            raise ConfigError("--split needs a folder or a manifest with a column split; give that split's manifest")
+        return split_clips(clip_list, args.split), True
+    if args.columns is not None:
+        raise ConfigError("--columns is for manifests")
     try:
         return load_clips(args.data, split=args.split), True
     except DataError:
-        if args.split is not None or not args.data.is_dir():
+        if args.split is not None or not os.path.isdir(args.data):  # noqa: PTH112 takes long names
             raise
         return list_videos(args.data), False
 
@@ -175,7 +181,7 @@ def lengths_line(report: DoctorReport) -> str:
 def _write_clean(args: argparse.Namespace, report: DoctorReport) -> None:
     import shutil
 
-    from emim.data.class_list import CLASS_LIST_NAME
+    from emim.data.class_list import CLASS_LIST_NAME, class_list_text, needs_class_list
     from emim.data.manifest import write_manifest
     from emim.utils import atomic_write
 
@@ -186,6 +192,9 @@ def _write_clean(args: argparse.Namespace, report: DoctorReport) -> None:
         if args.data.is_file() and theirs.is_file() and not ours.exists():
             with atomic_write(ours) as temporary:
                 shutil.copyfile(theirs, temporary)
+        elif needs_class_list(report.clean.classes) and not ours.exists():
+            with atomic_write(ours) as temporary:
+                temporary.write_text(class_list_text(report.clean.classes), encoding="utf-8")
         write_manifest(args.quarantine, report.clean)
     except OSError as error:
         raise ConfigError(f"{args.quarantine}: cannot be written ({error.strerror})") from error

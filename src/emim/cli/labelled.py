@@ -21,16 +21,26 @@ if TYPE_CHECKING:
 def add_clip_options(parser: argparse.ArgumentParser) -> None:
     """The network, the clips and their views."""
     parser.add_argument("checkpoint", help="model.safetensors of a run, or 'bundled'")
-    parser.add_argument("--data", required=True, type=Path, help="folder of classes, or manifest CSV")
+    parser.add_argument("--data", required=True, type=Path, help="folder of classes, or manifest (.csv, .tsv, .txt)")
+    add_columns_option(parser)
     parser.add_argument(
         "--split",
         choices=("train", "val", "test", "all"),
-        help="which part (default: test of a folder, all of a manifest)",
+        help="which part (default: test of a folder or of a manifest with a column split, else all of the manifest)",
     )
     views = parser.add_argument_group("views of a video")
     views.add_argument("--clips", type=positive, help="test clips per video (default: as trained)")
     views.add_argument("--crops", type=positive, choices=(1, 3), help="test crops per clip (default: as trained)")
     views.add_argument("--size", type=positive, help="side of the network input in pixels (default: as trained)")
+
+
+def add_columns_option(parser: argparse.ArgumentParser) -> None:
+    """The columns of a manifest."""
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=COLUMN,...",
+        help="which column of a manifest holds what, such as path=video_path,label=class (default: by their names)",
+    )
 
 
 def add_running_options(parser: argparse.ArgumentParser) -> None:
@@ -60,20 +70,37 @@ def find_clips(args: argparse.Namespace, recogniser: Recogniser) -> tuple[str, C
     Raises:
         DataError: the folder or manifest is unusable, or does not fit the classes.
     """
-    from emim.data.folder import load_clips
+    from emim.data.folder import has_splits, load_clips
+    from emim.data.manifest import is_manifest
 
-    is_manifest = args.data.suffix.lower() == ".csv"
-    split: Split | Literal["all"] = args.split or ("all" if is_manifest else "test")
     card = recogniser.card
-    trained_with = card.config.get("data", {}), card.config.get("trainer", {})
-    return split, load_clips(
-        args.data,
-        split=None if split == "all" else split,
-        classes=card.classes,
-        val_share=trained_with[0].get("val_share", 0.2),
-        seed=trained_with[1].get("seed", 0),
-        max_missing=1.0,  # what is not there is reported as missing, with the rest
-    )
+    trained = card.config.get("data", {})
+    group_by = trained.get("group_by")
+    if not is_manifest(args.data) and str(group_by).startswith("column:"):
+        group_by = None
+
+    columns = args.columns
+    if columns is None and trained.get("path") and Path(trained["path"]).absolute() == args.data.absolute():
+        columns = trained.get("columns")
+
+    def load(split: Split | None) -> ClipList:
+        return load_clips(
+            args.data,
+            split=split,
+            classes=card.classes,
+            val_share=trained.get("val_share", 0.2),
+            seed=card.config.get("trainer", {}).get("seed", 0),
+            max_missing=1.0,  # missing files are reported with the other clips that cannot be read
+            columns=columns,
+            group_by=group_by,
+        )
+
+    if args.split is not None:
+        return args.split, load(None if args.split == "all" else args.split)
+    if not is_manifest(args.data):
+        return "test", load("test")
+    clip_list = load(None)
+    return ("test", load("test")) if has_splits(clip_list) else ("all", clip_list)
 
 
 def find_views(args: argparse.Namespace, recogniser: Recogniser) -> Preprocessing:

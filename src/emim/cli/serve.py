@@ -69,12 +69,12 @@ def run(args: argparse.Namespace) -> int:
                 "encryption, and whoever reaches it can have videos decoded here."
             )
         try:
-            server.run(
+            server.make_server(
                 app,
-                bound,
+                settings,
                 started=lambda: print(f"{server.address(bound)}  (Ctrl-C to stop)", flush=True),
                 stopping=app.state.begin_to_stop,
-            )
+            ).run(sockets=[bound])
         except KeyboardInterrupt:  # the usual way to stop it
             say("stopped")
     return 0

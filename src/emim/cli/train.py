@@ -25,14 +25,30 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
             "`emim train --keys` lists them with their defaults."
         ),
     )
-    parser.add_argument("what", nargs="?", help="recipe, folder of classes (train/<class>/*.mp4) or manifest CSV")
+    parser.add_argument(
+        "what", nargs="?", help="recipe, folder of classes (train/<class>/*.mp4) or manifest (.csv, .tsv, .txt)"
+    )
     parser.add_argument("--recipe", help="recipe to train a folder with")
     parser.add_argument("--resume", metavar="RUN", type=Path, help="go on with an interrupted run's folder")
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=COLUMN,...",
+        help="which column of the manifest holds what, such as path=video_path,label=class (default: by their names)",
+    )
+    parser.add_argument(
+        "--group-by",
+        metavar="RULE",
+        help=(
+            "keep clips of one person, film or machine on one side of the held-out share: column:NAME, or a regular "
+            "expression with one group for file names, such as 's([0-9]+)_'"
+        ),
+    )
     parser.add_argument("--keys", action="store_true", help="list every key of a recipe, and stop")
     parser.set_defaults(run=run, takes_overrides=True, overrides=[])
 
 
 def run(args: argparse.Namespace) -> int:
+    from emim.data.clip_list import is_manifest
     from emim.training.recipe import find_recipe, known_keys, load_recipe
     from emim.training.run import resume, train
 
@@ -40,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(f"{key}={value}" for key, value in known_keys().items()))
         return 0
     what, overrides = split_overrides(args.what, args.overrides)
+    for key, value in (("data.columns", args.columns), ("data.group_by", args.group_by)):
+        if value is not None:
+            overrides.append(f"{key}={value}")
     if args.resume is not None:
         if what is not None:
             raise ConfigError(f"--resume goes on with the run's own recipe; leave out {what!r}")
@@ -47,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         if what is None:
             raise ConfigError("nothing to train: give a recipe, a folder of classes or a manifest")
-        if Path(what).is_dir() or what.endswith(".csv"):
+        if Path(what).is_dir() or is_manifest(what):
             recipe = find_recipe(args.recipe or _DEFAULT_RECIPE)
             overrides = [f"data.path={what}", f"name={Path(what).resolve().stem}", *overrides]
         elif args.recipe is not None:

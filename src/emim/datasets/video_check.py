@@ -19,7 +19,6 @@ from typing import Literal
 
 from av.video.reformatter import VideoReformatter
 
-from emim.data.manifest import relative_path
 from emim.data.video import VideoFileReader, open_video
 from emim.data.video.clip_source import VideoReader
 from emim.data.video.full_decode import FullDecode
@@ -105,7 +104,7 @@ def check_video(path: Path) -> VideoCheck:
 
 def _check_file(reader: VideoFileReader) -> VideoCheck:
     decode = FullDecode(reader.path)
-    digest = hashlib.blake2b(str(reader.rotation).encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{reader.rotation} {reader.mirrored}".encode(), digest_size=16)
     reformatter = VideoReformatter()
     corrupt: list[int] = []
     stamps: list[int] = []
@@ -178,36 +177,3 @@ def _unevenness(gaps: list[float]) -> list[Finding]:
         f"{middle * 1000:.0f} ms at the median"
     )
     return [Finding("variable fps", "note", reason)]
-
-
-_PLAIN = "no such file"
-
-
-def explain_missing(path: Path, root: Path) -> str:
-    """One line on what lies close to a path at which there is nothing; paths are said relative to `root`."""
-    here = Path(path.anchor)
-    parts = path.parts[1:] if path.anchor else path.parts
-    respelled = False
-    for number, part in enumerate(parts):
-        if (here / part).exists():
-            here /= part
-            continue
-        names = _names(here)
-        same = sorted(name for name in names if name.casefold() == part.casefold())
-        if same:
-            here, respelled = here / same[0], True
-            continue
-        if number < len(parts) - 1:
-            return f"no such file; there is no folder {relative_path(here / part, root)}"
-        stem = Path(part).stem.casefold()
-        kin = sorted(name for name in names if Path(name).stem.casefold() == stem)
-        return f"no such file; with another extension there is {relative_path(here / kin[0], root)}" if kin else _PLAIN
-    found = relative_path(here, root)
-    return f"no such file; in other upper and lower case there is {found}" if respelled else _PLAIN
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [child.name for child in folder.iterdir()]
-    except OSError:
-        return []

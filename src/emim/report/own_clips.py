@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from emim.data.folder import load_clips
+from emim.data import folder
 from emim.data.manifest import ClipList
 from emim.errors import DataError
 from emim.training.config import RunConfig
@@ -21,19 +21,18 @@ def validation_clips(config: RunConfig, classes: Sequence[str]) -> ClipList:
     data = config.data
     if data.path is None:
         raise DataError(f"the configuration names no data; {GIVE_DATA}")
-    source = data.val or data.path
-    is_own_list = data.val is not None and source.endswith(".csv")
     try:
-        found = load_clips(
-            source,
-            split=None if is_own_list else "val",
+        found = folder.validation_clips(
+            data.path,
+            val=data.val,
             classes=classes,
             val_share=data.val_share,
             seed=config.trainer.seed,
-            max_missing=1.0,  # what is not there is listed as missing, with the rest
+            columns=data.columns,
+            group_by=data.group_by,
         )
     except DataError as error:
-        raise DataError(f"the run's validation clips are not to be had from here ({error}); {GIVE_DATA}") from error
+        raise DataError(f"cannot load the run's validation clips ({error}); {GIVE_DATA}") from error
     if not len(found):
         raise DataError(f"the run held out no clips for validation; {GIVE_DATA}")
     return found

@@ -51,10 +51,14 @@ class DataConfig:
     """Where the clips are and how they are loaded.
 
     Attributes:
-        path: a folder of classes, or a manifest CSV of training clips.
-        val: a manifest CSV or folder of validation clips; null takes the val split of `path`.
+        path: a folder of classes, or a manifest of training clips.
+        val: a manifest or folder of validation clips; null takes the val split of `path`.
         val_share: share of the training clips held out for validation where `path` has no val split;
             0 trains on all of them and does not validate.
+        columns: which column of a manifest holds what, such as "path=video_path,label=class"; null goes by names.
+        group_by: keeps clips of one person, film or machine on one side of the held-out share: "column:person" for a
+            column of the manifest, or a regular expression with one group for file names, such as "s([0-9]+)_"; null
+            takes the manifest's column "group", if any.
         val_clips: validation clips per video; null is `preprocessing.clips`, as in testing.
         val_crops: validation crops per clip; null is `preprocessing.crops`, as in testing.
         max_skip_share: share of the training clips that may be unreadable; each is reported once and the next
@@ -67,6 +71,8 @@ class DataConfig:
     path: str | None = None
     val: str | None = None
     val_share: ShareBelowOne = 0.2
+    columns: str | None = None
+    group_by: str | None = None
     val_clips: Count | None = None
     val_crops: Literal[1, 3] | None = None
     max_skip_share: Share = 0.01

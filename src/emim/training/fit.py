@@ -21,7 +21,7 @@ from emim.data.augment.mix import Mixer
 from emim.data.folder import fingerprint
 from emim.data.manifest import ClipList
 from emim.distributed import Processes, ProcessGroup, broadcast, is_first
-from emim.errors import ConfigError
+from emim.errors import CheckpointError, ConfigError, EmimError
 from emim.models import UniFormer
 from emim.models.trained_model import ModelCard, save_model
 from emim.precision import resolve_precision
@@ -32,7 +32,7 @@ from emim.training.loaders import ClipDataModule
 from emim.training.memory import checkpoint_blocks, clips_that_fit, free_bytes
 from emim.training.module import ClassificationModule, ShardedModule
 from emim.training.recipe import to_dict
-from emim.training.run_folder import MODEL_FILE, STATE_FILE, SUMMARY_FILE, SavedState, csv_log
+from emim.training.run_folder import MODEL_FILE, SUMMARY_FILE, SavedState, csv_log
 from emim.utils import write_json
 
 
@@ -54,7 +54,7 @@ class RunResult:
 
 
 def model_arguments(config: ModelConfig) -> dict[str, Any]:
-    """What `create_model` takes besides name and classes."""
+    """Arguments of `create_model` besides name and classes."""
     return {key: getattr(config, key) for key in ("stem_stride", "window", "drop_path", "dropout")}
 
 
@@ -114,16 +114,22 @@ class Fit:
 
         Raises: see `emim.training.run.train`.
         """
+        module = self._module(folder)
+        if saved is not None:
+            saved.check_fit(self.model, module.configure_optimizers())
         if saved is not None and saved.epoch >= self.config.trainer.epochs:
             return self._finish(folder, saved)
         trainer = self._trainer(folder, 0 if saved is None else saved.step)
-        module = self._module(folder)
         try:
-            # The state is a file of this run's own making, and holds more than tensors.
-            state = None if saved is None else folder / STATE_FILE
-            trainer.fit(module, datamodule=self.loaders, ckpt_path=state, weights_only=False)
+            state = None if saved is None else saved.path
+            trainer.fit(module, datamodule=self.loaders, ckpt_path=state, weights_only=True)
         except SystemExit as stop:  # how the trainer ends after Ctrl-C
             raise KeyboardInterrupt from stop
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, EmimError) or saved is None or module.has_started:
+                raise
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{saved.path}: the run cannot go on from this state ({reason})") from error
         if self.val_clips is None or self.config.trainer.keep == "last" or not (folder / MODEL_FILE).is_file():
             self._save(folder, module.weights(), self.metrics)
         found = ProcessGroup(trainer.global_rank, trainer.world_size).gather(
@@ -137,7 +143,7 @@ class Fit:
         return RunResult(folder, folder / MODEL_FILE, self.metrics, module.seconds())
 
     def _finish(self, folder: Path, saved: SavedState) -> RunResult:
-        """Leave what a run leaves that was ended between its last state and there."""
+        """Write the outputs of a run that was killed after its last state had been saved."""
         self.say(f"{folder}: all {saved.epoch} epochs are done; trainer.epochs=<more> goes on")
         self.metrics.update(saved.metrics)
         if is_first():

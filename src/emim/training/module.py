@@ -74,6 +74,7 @@ class ClassificationModule(lightning.LightningModule):
         self.seconds_before = 0.0
         self.matching = MatchingLoss(model) if optim.matching else None
         self.missing: dict[str, EmimError] = {}
+        self.has_started = False
         self._started = time.monotonic()
         self.val_top1 = MulticlassAccuracy(model.num_classes, average="micro")
         self.val_loss = MeanMetric()
@@ -91,6 +92,7 @@ class ClassificationModule(lightning.LightningModule):
         return dict(self.model.state_dict())
 
     def on_train_start(self) -> None:
+        self.has_started = True
         self._started = time.monotonic()
 
     def seconds(self) -> float:

@@ -6,18 +6,19 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import lightning
 import yaml
 
-from emim.data.folder import Split, fingerprint, load_clips
+from emim.data.folder import fingerprint, training_and_validation_clips
 from emim.data.manifest import ClipList
 from emim.distributed import Processes, broadcast, is_first, plan_processes
 from emim.environment import describe_machine
-from emim.errors import CheckpointError, ConfigError
-from emim.models import UniFormer, create_model, load_checkpoint
-from emim.models.trained_model import read_card, resolve_checkpoint
+from emim.errors import ConfigError
+from emim.models import UniFormer, create_model
+from emim.models.checkpoint import load_weights
+from emim.models.tensor_file import read_tensor_file
+from emim.models.trained_model import card_of, has_card, resolve_checkpoint
 from emim.nn.layers import init_linear
 from emim.training.config import ModelConfig, RunConfig
 from emim.training.fit import Fit, RunResult, model_arguments
@@ -97,10 +98,15 @@ def _check_same_clips(folder: Path, train_clips: ClipList) -> None:
     record = folder / DATA_FILE
     if not record.is_file():
         return
-    before = json.loads(record.read_text(encoding="utf-8"))["train"]
-    if before["sha256"] != fingerprint(train_clips)["sha256"]:
+    try:
+        before = json.loads(record.read_text(encoding="utf-8"))["train"]
+        same = before["sha256"] == fingerprint(train_clips)["sha256"]
+        count = before["num_clips"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{record}: not a readable record of the training clips ({error!r})") from error
+    if not same:
         raise ConfigError(
-            f"{folder}: the training clips have changed since the run began, from {before['num_clips']} to "
+            f"{folder}: the training clips have changed since the run began, from {count} to "
             f"{len(train_clips)}, or in names or classes; begin a new run with "
             f"model.checkpoint={folder / MODEL_FILE}"
         )
@@ -122,41 +128,31 @@ def _find_clips(config: RunConfig) -> tuple[ClipList, ClipList | None]:
     data = config.data
     if data.path is None:
         raise ConfigError("data.path is not set: give a folder of classes or a manifest, data.path=<folder>")
-    # A file that is not there is a clip that cannot be read: training skips as many as it may, validation all.
-    if data.val is not None:
-        train_clips = load_clips(
-            data.path, split=_own_split(data.path, "train"), val_share=0.0, max_missing=data.max_skip_share
-        )
-        val_split = _own_split(data.val, "val")
-        return train_clips, load_clips(data.val, split=val_split, classes=train_clips.classes, max_missing=1.0)
-    shared: dict[str, Any] = {
-        "val_share": data.val_share, "seed": config.trainer.seed, "max_missing": data.max_skip_share
-    }  # fmt: skip
-    train_clips = load_clips(data.path, split="train", **shared)
-    val_clips = load_clips(data.path, split="val", classes=train_clips.classes, **shared)
-    return train_clips, val_clips if len(val_clips) else None
-
-
-def _own_split(path: str, split: Split) -> Split | None:
-    """What a folder of classes holds of a split; all rows of a manifest, which is of one split."""
-    return None if path.endswith(".csv") else split
+    return training_and_validation_clips(
+        data.path,
+        val=data.val,
+        val_share=data.val_share,
+        seed=config.trainer.seed,
+        max_missing=data.max_skip_share,
+        columns=data.columns,
+        group_by=data.group_by,
+    )
 
 
 def _build_model(config: ModelConfig, classes: tuple[str, ...], say: Callable[[str], None]) -> UniFormer:
     model = create_model(config.name, len(classes), **model_arguments(config))
     if config.checkpoint is not None:
-        path = resolve_checkpoint(config.checkpoint)
-        say(str(load_checkpoint(model, path, min_coverage=config.min_coverage, verbose=False)))
-        _check_head(model, path, classes, say)
+        file = read_tensor_file(resolve_checkpoint(config.checkpoint))
+        say(str(load_weights(model, file, min_coverage=config.min_coverage)))
+        if has_card(file):  # weights from elsewhere say nothing about their classes
+            _check_head(model, file.path, card_of(file).classes, classes, say)
     return model
 
 
-def _check_head(model: UniFormer, path: Path, classes: tuple[str, ...], say: Callable[[str], None]) -> None:
+def _check_head(
+    model: UniFormer, path: Path, theirs: tuple[str, ...], classes: tuple[str, ...], say: Callable[[str], None]
+) -> None:
     """A head of as many classes fits by its shape; it must also mean the same classes."""
-    try:
-        theirs = read_card(path).classes
-    except CheckpointError:
-        return  # weights from elsewhere say nothing about their classes
     if theirs == classes or len(theirs) != len(classes):
         return
     if sorted(theirs) == sorted(classes):

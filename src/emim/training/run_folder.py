@@ -6,20 +6,22 @@ import csv
 import itertools
 import json
 import math
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import torch
 from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor
+from pydantic import BaseModel, Field, ValidationError
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from emim.data.folder import fingerprint
 from emim.data.manifest import ClipList
 from emim.errors import CheckpointError, ConfigError
+from emim.models.checkpoint import check_fit
+from emim.models.tensor_file import IF_TRUSTED, read_dictionary
 from emim.models.trained_model import ModelCard, read_card
-from emim.training.config import RunConfig
+from emim.training.config import Amount, Natural, RunConfig
 from emim.training.recipe import load_recipe
 
 
@@ -42,28 +44,28 @@ def csv_log(folder: Path, *, first_step: int) -> CSVLogger:
 
     Args:
         folder: the run's folder.
-        first_step: step that this part begins with; later rows of the earlier part are training that was lost.
+        first_step: step that this part begins with; later rows of the earlier part belong to training that was lost.
+
+    Raises:
+        ConfigError: the log of the earlier part cannot be read.
     """
-    earlier = _read(folder / LOG_FILE)
+    path = folder / LOG_FILE
+    try:
+        earlier = read_history(path).rows if path.is_file() else ()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a readable log ({error}); move it away to go on without it") from error
     logger = CSVLogger(folder, name="", version="")
-    writer = logger.experiment  # drops the file
+    writer = logger.experiment  # removes the file
     for row in earlier:
-        if row["step"] < first_step:
+        if 0 <= row["step"] < first_step:
             writer.log_metrics(row, int(row["step"]))
     writer.save()
     return logger
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{key: float(value) for key, value in row.items() if value} for row in rows if row.get("step")]
-
-
 STATE_FILE = "checkpoints/last.ckpt"
 _NETWORK = "model."
+_Some = Annotated[int, Field(ge=1, le=2**20)]
 
 
 @dataclass(frozen=True)
@@ -71,15 +73,18 @@ class SavedState:
     """The state of a run.
 
     Attributes:
+        path: the file.
         step: optimiser steps done.
         epoch: epochs done.
         batch: batches of the next epoch that are done already, in each process.
         division: how the clips of a step were divided: clips per device and pass, passes, devices.
         seconds: time spent training.
-        metrics: what the validations reached.
+        metrics: results of the validations.
         weights: those that become the model: their moving average, if the run keeps one.
+        optimizer: state of the optimiser, as `torch.optim.Optimizer.state_dict` gives it.
     """
 
+    path: Path
     step: int
     epoch: int
     batch: int
@@ -87,33 +92,82 @@ class SavedState:
     seconds: float
     metrics: dict[str, Any]
     weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+
+    def check_fit(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Raise CheckpointError unless weights and optimiser state have the names and shapes that a run expects."""
+        check_fit(self.path, model.state_dict(), self.weights)
+        moments, groups = self.optimizer.get("state"), self.optimizer.get("param_groups")
+        if not isinstance(moments, dict) or not isinstance(groups, list) or len(groups) != len(optimizer.param_groups):
+            raise CheckpointError(f"{self.path}: not a state of this run's optimiser")
+        for number, (theirs, ours) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
+            if not isinstance(theirs, dict) or (missing := ours.keys() - theirs.keys()):
+                lacks = f" ({', '.join(sorted(missing))} missing)" if isinstance(theirs, dict) else ""
+                raise CheckpointError(f"{self.path}: optimiser group {number} is incomplete{lacks}")
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for number, parameter in enumerate(parameters):
+            for name, value in dict(moments.get(number, {})).items():
+                if not isinstance(value, Tensor) or (value.dim() and value.shape != parameter.shape):
+                    raise CheckpointError(f"{self.path}: {name} of parameter {number} does not fit {parameter.shape}")
+
+
+class _Position(BaseModel):
+    position: tuple[Natural, Natural]
+    division: tuple[_Some, _Some, _Some]
+
+
+class _Metrics(BaseModel):
+    metrics: dict[str, float | int]
+
+
+class _Callbacks(BaseModel):
+    SaveState: _Metrics
+
+
+class _State(BaseModel):
+    """The entries of a state that are looked up here; Lightning reads the others."""
+
+    global_step: Natural
+    emim_seconds: Amount
+    ClipDataModule: _Position
+    callbacks: _Callbacks
+    state_dict: dict[str, Any]
+    optimizer_states: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1)]
 
 
 def read_state(path: Path) -> SavedState:
-    """Read a state; tensors stay on disk until they are used.
+    """Read a state; tensors stay on disk until they are used. The file cannot run code.
 
     Raises:
-        CheckpointError: the file cannot be read.
+        CheckpointError: the file cannot be read, holds other than plain values and tensors, or is no state of a run.
     """
     try:
-        # A file of the run's own making, which holds more than tensors.
-        stored = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
-        loaders = stored["ClipDataModule"]
-        return SavedState(
-            step=int(stored["global_step"]),
-            epoch=loaders["position"][0],
-            batch=loaders["position"][1],
-            division=tuple(loaders["division"]),
-            seconds=float(stored["emim_seconds"]),
-            metrics=dict(stored["callbacks"]["SaveState"]["metrics"]),
-            weights={
-                name.removeprefix(_NETWORK): value
-                for name, value in stored["state_dict"].items()
-                if name.startswith(_NETWORK)
-            },
-        )
-    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError) as error:
-        raise CheckpointError(f"{path}: not a readable state of a run ({' '.join(str(error).split())})") from error
+        state = _State.model_validate(read_dictionary(path), strict=True)
+    except (CheckpointError, ValidationError) as error:
+        reason = str(error).removeprefix(f"{path}: ").removesuffix(IF_TRUSTED)
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False, include_input=False)[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        model = path.parents[1] / MODEL_FILE
+        raise CheckpointError(
+            f"{path}: not a readable state of a run: {reason}. A new run can begin with model.checkpoint={model}"
+        ) from error
+    weights = {
+        name.removeprefix(_NETWORK): value
+        for name, value in state.state_dict.items()
+        if isinstance(value, Tensor) and name.startswith(_NETWORK)
+    }
+    return SavedState(
+        path=path,
+        step=state.global_step,
+        epoch=state.ClipDataModule.position[0],
+        batch=state.ClipDataModule.position[1],
+        division=state.ClipDataModule.division,
+        seconds=state.emim_seconds,
+        metrics=dict(state.callbacks.SaveState.metrics),
+        weights=weights,
+        optimizer=state.optimizer_states[0],
+    )
 
 
 Row = dict[str, float]
@@ -178,7 +232,7 @@ def read_history(path: Path) -> History:
     return History(tuple(sorted(rows, key=lambda row: row["step"])))
 
 
-def thinned(points: tuple[Point, ...], most: int) -> tuple[Point, ...]:
+def subsample_points(points: tuple[Point, ...], most: int) -> tuple[Point, ...]:
     """At most `most` points: means of neighbours, so that a long run's line is neither heavy nor a block of ink."""
     if len(points) <= most:
         return points
@@ -235,7 +289,7 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run's folder. Its state (`last.ckpt`) is a pickle and is not opened.
+    """Read a run's folder, but for its state (`last.ckpt`).
 
     Raises:
         ConfigError: it is no run's folder.
