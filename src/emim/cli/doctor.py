@@ -28,7 +28,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
         help="examine every video of a data set",
         description=(
             "Decode every video completely and list those that are unreadable, truncated, damaged, too short, of a "
-            "doubtful frame rate, duplicated, or labelled against their folder. The exit status is 1 if there are errors."
+            "doubtful frame rate, duplicated, or labelled against their folder. Exit status 1: there are errors."
         ),
     )
     parser.add_argument("data", type=Path, help="folder of classes, manifest, or any folder of videos")
