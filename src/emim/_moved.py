@@ -12,6 +12,8 @@ from importlib.util import spec_from_loader
 from types import ModuleType
 
 MOVED = {
+    "data.augment.crops": "data.augment.transforms",
+    "data.batches": "data.loader",
     "data.prepare": "datasets.prepare",
     "data.prepare.annotations": "datasets.prepare.annotations",
     "data.prepare.diving48": "datasets.prepare.diving48",

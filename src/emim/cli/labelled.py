@@ -91,13 +91,12 @@ def find_clips(args: argparse.Namespace, recogniser: Recogniser) -> tuple[str, C
 
     card = recogniser.card
     trained = card.config.get("data", {})
+    same = bool(trained.get("path")) and Path(trained["path"]).absolute() == args.data.absolute()
+    columns = trained.get("columns") if args.columns is None and same else args.columns
     group_by = trained.get("group_by")
-    if not is_manifest(args.data) and str(group_by).startswith("column:"):
-        group_by = None
-
-    columns = args.columns
-    if columns is None and trained.get("path") and Path(trained["path"]).absolute() == args.data.absolute():
-        columns = trained.get("columns")
+    held_out = same or args.split in ("train", "val")
+    if str(group_by).startswith("column:") and not (is_manifest(args.data) and held_out):
+        group_by = None  # other data need not have this column
 
     def load(split: Split | None) -> ClipList:
         return load_clips(
