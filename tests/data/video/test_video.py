@@ -590,11 +590,17 @@ def test_real_clips_are_exact(shared: Path) -> None:
     assert len(paths) >= 6
     for path in paths:
         truth_THWC = vf.decode_all(path)
-        with open_video(path) as reader:
+        with open_video(path, square_pixels=False) as reader:
             assert reader.num_frames == len(truth_THWC), path
             last = len(truth_THWC) - 1
             for indices in ([last // 2, 3, last, 3], [0], list(range(0, last, 13))):
                 np.testing.assert_array_equal(reader.read(indices), truth_THWC[indices])
+
+
+def test_a_published_copy_of_kinetics_is_16_to_9(shared: Path) -> None:
+    """Stored with 340x256 pixels that are not square."""
+    with open_video(shared / "clips" / "demo.mp4") as reader:
+        assert (reader.height, reader.width) == (256, 427)
 
 
 def test_all_real_clips_open(shared: Path) -> None:
