@@ -39,10 +39,11 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from emim.data.manifest import ClipList, relative_path
-from emim.data.video import VideoReader, open_video
+from emim.data.video import VideoFileReader, VideoReader, open_video
 from emim.data.video.clip_source import Frames
 from emim.data.video.frame_folder import list_frames
 from emim.data.video.full_decode import FullDecode
+from emim.data.video.geometry import as_array, scaled
 from emim.errors import ConfigError, DataError, EmimError, VideoError
 from emim.isolation import WorkerLoss, run_isolated
 from emim.utils import atomic_write
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
 INDEX_NAME = "reencoded.json"
 
-_FORMAT = 1  # raise when the same settings would give other files
+_FORMAT = 2  # raise when the same settings would give other files
 _ENCODER: Final = "libx264"
 _CRF = 20
 _PRESET = "veryfast"
@@ -352,27 +353,27 @@ def _mux(
 def _scaled_frames(reader: VideoReader, height: int, width: int) -> Iterator[VideoFrame]:
     """All frames, scaled and upright, stamped from 0 as the original is, or evenly where it is not."""
     even = _even_step(reader)
-    if reader.path.is_dir():
+    if not isinstance(reader, VideoFileReader):
         for number in range(reader.num_frames):
-            yield _stamped(_scaled(reader.read([number])[0], height, width), number, 1, even)
+            yield _stamped(scaled(reader.read([number])[0], height, width), number, 1, even)
         return
     decode = FullDecode(reader.path)
     reformatter = VideoReformatter()
-    turned = reader.rotation % 180 != 0
-    stored_size = (reader.width, reader.height) if turned else (reader.height, reader.width)
-    side_x, side_y = (height, width) if turned else (width, height)
     start, last, is_even = 0, -1, True
+    stored_size: tuple[int, int] | None = None
+    orientation = reader.orientation
+    side_x, side_y = (height, width) if orientation.transposed else (width, height)
     for number, frame in enumerate(decode):
-        if number == 0:
-            start, is_even = frame.pts or 0, _are_even(decode, even)
+        if stored_size is None:
+            stored_size, start, is_even = (frame.height, frame.width), frame.pts or 0, _are_even(decode, even)
         if (frame.height, frame.width) != stored_size:
             raise VideoError(reader.path, f"frame {number} has another size than frame 0; re-encode it by hand")
         if frame.interlaced_frame:  # FFmpeg would scale its fields one by one; the reader knows whole frames only
-            small_HWC = _scaled(_array(reformatter.reformat(frame, format="rgb24", threads=1)), side_y, side_x)
+            small_HWC = scaled(as_array(reformatter.reformat(frame, format="rgb24", threads=1)), side_y, side_x)
         else:
             small = reformatter.reformat(frame, side_x, side_y, "rgb24", interpolation="BICUBIC", threads=1)
-            small_HWC = _array(small)
-        upright_HWC = np.rot90(small_HWC, k=-reader.rotation // 90)
+            small_HWC = as_array(small)
+        upright_HWC = orientation.apply(small_HWC)
         if is_even:
             yield _stamped(upright_HWC, number, 1, even)
             continue
@@ -415,22 +416,13 @@ def _verify(reader: VideoReader, target: Path) -> None:
             )
         last = reader.num_frames - 1
         for number in sorted({round(last * k / (_COMPARED_FRAMES - 1)) for k in range(_COMPARED_FRAMES)}):
-            quality = _psnr(_scaled(reader.read([number])[0], new.height, new.width), new.read([number])[0])
+            quality = _psnr(scaled(reader.read([number])[0], new.height, new.width), new.read([number])[0])
             if quality < _MIN_PSNR:
                 raise VideoError(
                     reader.path,
                     f"frame {number} looks different after encoding ({quality:.1f} dB, at least {_MIN_PSNR:g} "
                     "expected); the original may be damaged: play it, and leave it out or re-encode it by hand",
                 )
-
-
-def _scaled(frame_HWC: Frames, height: int, width: int) -> Frames:
-    frame = VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
-    return _array(frame.reformat(width, height, "rgb24", interpolation="BICUBIC", threads=1))
-
-
-def _array(frame: VideoFrame) -> Frames:
-    return frame.to_ndarray().astype(np.uint8, copy=False)
 
 
 def _psnr(one_HWC: Frames, other_HWC: Frames) -> float:

@@ -105,7 +105,7 @@ def check_video(path: Path) -> VideoCheck:
 
 def _check_file(reader: VideoFileReader) -> VideoCheck:
     decode = FullDecode(reader.path)
-    digest = hashlib.blake2b(str(reader.rotation).encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{reader.rotation} {reader.mirrored}".encode(), digest_size=16)
     reformatter = VideoReformatter()
     corrupt: list[int] = []
     stamps: list[int] = []

@@ -44,7 +44,7 @@ class ThinnedVideo(VideoReader):
         self.num_frames = len(self._frames)
         self.fps = reader.fps / every
         self.duration = self.num_frames / self.fps
-        self.rotation = reader.rotation
+        self.rotation, self.mirrored = reader.rotation, reader.mirrored
         self.height = reader.height
         self.width = reader.width
 
