@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from emim.data.loader import default_workers
     from emim.datasets.synthetic import ClipOptions, write_dataset
     from emim.inference.recogniser import Recogniser
+    from emim.inference.scoring import ScoringOptions
     from emim.models.trained_model import BUNDLED
     from emim.report import measure
     from emim.training.recipe import find_recipe, load_recipe
@@ -80,13 +81,13 @@ def run(args: argparse.Namespace) -> int:
     say("3/5  testing on held-out clips")
     recogniser = Recogniser.load(result.model)
     with progress_bar("testing", len(test_clips)) as progress:
-        measurement = measure(recogniser, test_clips, diagnosis=False, progress=progress)
+        measurement = measure(recogniser, test_clips, ScoringOptions(workers=0), diagnosis=False, progress=progress)
     tested = measurement.test
     print_result(tested)
 
     say("4/5  predicting one of them")
     clip = test_clips.entries[0].path
-    show(clip, recogniser.predict(clip, topk=3), as_json=False)
+    show(recogniser.predict(clip, topk=3), as_json=False)
 
     say("5/5  writing the report")
     page = result.folder / PAGE_FILE
@@ -113,19 +114,19 @@ def run(args: argparse.Namespace) -> int:
 def _diagnosed(recogniser: Recogniser, measurement: Measurement) -> Measurement:
     """The measurement with a diagnosis on one view of each video: on all of them it would take as long as training."""
     from emim.evaluation.diagnosis import diagnose
+    from emim.inference.scoring import ScoringOptions
 
     started = time.monotonic()
-    one_view = replace(recogniser.preprocessing, clips=1, crops=1)
+    one_view = ScoringOptions(workers=0, preprocessing=replace(recogniser.preprocessing, clips=1, crops=1))
     with progress_bar("testing without motion", len(measurement.clips)) as progress:
-        diagnosis = diagnose(recogniser.model, measurement.clips, one_view, device=recogniser.device, progress=progress)
+        diagnosis = diagnose(recogniser, measurement.clips, one_view, progress=progress)
     return replace(measurement, diagnosis=diagnosis, seconds=measurement.seconds + time.monotonic() - started)
 
 
 def accuracy_on(recogniser: Recogniser, clips: ClipList) -> TestResult:
     """Test with a progress bar."""
-    from emim.evaluation.testing import test_model
+    from emim.evaluation.testing import evaluate
+    from emim.inference.scoring import ScoringOptions
 
     with progress_bar("testing", len(clips)) as progress:
-        return test_model(
-            recogniser.model, clips, recogniser.preprocessing, device=recogniser.device, progress=progress
-        )
+        return evaluate(recogniser, clips, ScoringOptions(workers=0), progress=progress)

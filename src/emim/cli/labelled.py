@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from emim.data.preprocessing import Preprocessing
     from emim.datasets.prepare.output import LeftOut
     from emim.inference.recogniser import Recogniser
+    from emim.inference.scoring import ScoringOptions
     from emim.precision import Precision
 
 
@@ -50,7 +51,9 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="default: 32-true on the CPU, bf16-mixed on GPUs that compute in it",
     )
-    running.add_argument("--batch-size", type=positive, default=8, help="videos per batch of a process (default 8)")
+    running.add_argument(
+        "--batch-size", type=positive, help="views in one pass of the network (default: 8 on the CPU, 32 on a GPU)"
+    )
     running.add_argument("--workers", type=natural, help="loader processes of each process (default: by cores)")
 
 
@@ -84,6 +87,24 @@ def find_views(args: argparse.Namespace, recogniser: Recogniser) -> Preprocessin
     return dataclasses.replace(recogniser.preprocessing, **asked)
 
 
+def find_scoring(args: argparse.Namespace, recogniser: Recogniser, processes: int = 1) -> ScoringOptions:
+    """The options of --batch-size, --workers and the views; the batch size is resolved, for the record.
+
+    Args:
+        args: the command's arguments.
+        recogniser: the network.
+        processes: processes on this machine that share the cores.
+    """
+    from emim.data.loader import default_workers
+    from emim.inference.scoring import ScoringOptions, auto_batch_size
+
+    return ScoringOptions(
+        batch_size=args.batch_size or auto_batch_size(recogniser.device),
+        workers=default_workers(processes) if args.workers is None else args.workers,
+        preprocessing=find_views(args, recogniser),
+    )
+
+
 def find_precision(wanted: Literal["auto"] | Precision, device_type: str) -> Precision:
     """On the CPU "auto" is float32, whatever it can: a test there is for exact figures."""
     from emim.precision import resolve_precision
@@ -94,7 +115,9 @@ def find_precision(wanted: Literal["auto"] | Precision, device_type: str) -> Pre
     return "bf16-mixed" if resolved == "bf16-mixed" else "32-true"
 
 
-def circumstances(clip_list: ClipList, processes: int, device: str, batch_size: int, seconds: float) -> dict[str, Any]:
+def circumstances(
+    clip_list: ClipList, processes: int, device: str, batch_size: int | None, seconds: float
+) -> dict[str, Any]:
     """What the figures were measured on, for the JSON."""
     from emim.data.folder import fingerprint
     from emim.environment import describe_machine

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,10 +18,8 @@ from emim.errors import ConfigError, DataError, VideoError
 if TYPE_CHECKING:
     import torch
 
-    from emim.inference.recogniser import Prediction, Recogniser
+    from emim.inference.recogniser import Predictions, Recogniser
     from emim.precision import Precision
-
-_BAR_WIDTH = 24
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
@@ -136,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
                 failed += 1
                 say(f"emim predict: {outcome}")
             else:
-                show(path, outcome, as_json=args.json)
+                show(outcome, as_json=args.json)
                 if pictures:
                     explain(recogniser, path, pictures[done - 1])
             progress(done, len(videos))
@@ -215,18 +212,9 @@ def find_videos(path: Path) -> Iterator[Path]:
         )
 
 
-def show(path: Path, predictions: list[Prediction], *, as_json: bool) -> None:
-    """One video's predictions on standard output, as a line of JSON or for reading."""
-    if as_json:
-        listed = [{"label": item.label, "score": round(item.score, 6)} for item in predictions]
-        print(json.dumps({"path": str(path), "predictions": listed}), flush=True)
-        return
-    width = max(len(item.label) for item in predictions)
-    print(path)
-    for item in predictions:
-        bar = "█" * round(item.score * _BAR_WIDTH)
-        print(f"  {item.label:<{width}}  {item.score:6.1%}  {bar}")
-    sys.stdout.flush()
+def show(predictions: Predictions, *, as_json: bool) -> None:
+    """Print one video's predictions, as a line of JSON or for reading."""
+    print(json.dumps(predictions.to_dict()) if as_json else predictions, flush=True)
 
 
 def _no_bar(done: int, total: int) -> None:

@@ -55,7 +55,9 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
         default="auto",
         help="default: 32-true on the CPU, bf16-mixed on GPUs that compute in it",
     )
-    running.add_argument("--batch-size", type=positive, default=8, help="videos per batch (default 8)")
+    running.add_argument(
+        "--batch-size", type=positive, help="views in one pass of the network (default: 8 on the CPU, 32 on a GPU)"
+    )
     running.add_argument("--workers", type=natural, help="loader processes (default: by cores)")
     parser.set_defaults(run=run)
 
@@ -141,16 +143,18 @@ def _measure(
     args: argparse.Namespace, recogniser: Recogniser, clip_list: ClipList, gaps: list[str]
 ) -> Measurement | None:
     from emim.data.loader import default_workers
+    from emim.inference.scoring import ScoringOptions
     from emim.report import measure
+
+    workers = default_workers() if args.workers is None else args.workers
 
     try:
         with progress_bar("testing", len(clip_list)) as progress:
             return measure(
                 recogniser,
                 clip_list,
+                ScoringOptions(args.batch_size, workers),
                 diagnosis=not args.no_diagnosis,
-                batch_size=args.batch_size,
-                workers=default_workers() if args.workers is None else args.workers,
                 progress=progress,
             )
     except (DataError, CheckpointError) as error:  # no clip can be read, or the weights are broken

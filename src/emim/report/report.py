@@ -45,16 +45,16 @@ def choose_clips(measurement: Measurement, most: int) -> tuple[tuple[ChosenClip,
     One clip of each class comes first, so that they do not all look alike.
     """
     outputs, classes = measurement.outputs, measurement.clips.classes
-    score_N, named_N = outputs.score_NK.max(1)
-    label_score_N = outputs.score_NK.gather(1, outputs.label_N[:, None])[:, 0]
+    score_S, named_S = outputs.score_SK.max(1)
+    label_score_S = outputs.score_SK.gather(1, outputs.label_S[:, None])[:, 0]
     chosen = [
         ChosenClip(measurement.clips.entries[at], classes[label], classes[named], score, label_score)
         for at, label, named, score, label_score in zip(
             outputs.index,
-            outputs.label_N.tolist(),
-            named_N.tolist(),
-            score_N.tolist(),
-            label_score_N.tolist(),
+            outputs.label_S.tolist(),
+            named_S.tolist(),
+            score_S.tolist(),
+            label_score_S.tolist(),
             strict=True,
         )
     ]

@@ -223,7 +223,7 @@ def diagnosis_rows(diagnosis: Diagnosis) -> tuple[DiagnosisRow, ...]:
     """In the order of the conditions."""
     return tuple(
         DiagnosisRow(*_TOLD.get(condition.name, (condition.name, "")), condition.accuracy, condition.difference)
-        for condition in diagnosis.conditions
+        for condition in diagnosis.ablations
     )
 
 

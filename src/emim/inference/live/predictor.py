@@ -18,7 +18,6 @@ from emim.inference.live.capture import Backoff, Capture
 from emim.inference.live.clip import ClipShape, LiveFrame
 from emim.inference.live.connection import Source
 from emim.inference.recogniser import Prediction, Recogniser
-from emim.inference.scoring import check_finite
 
 
 @dataclass(frozen=True)
@@ -321,8 +320,7 @@ class LivePredictor:
     def _predict(self, frames: list[LiveFrame], due: int) -> Iterator[LivePrediction]:
         """One prediction, for which `due` of them were due."""
         newest = frames[-1]
-        score_K = self._recogniser.score(self.shape.views(self.shape.choose(frames)))
-        check_finite(score_K, self._source.name, self._recogniser.precision)
+        score_K = self._recogniser.score(self.shape.views(self.shape.choose(frames)), self._source.name)
         smoothed_K = self._smoother.update(score_K, newest.time)
         yield LivePrediction(newest.time, newest.captured, self._ranked(smoothed_K), self._ranked(score_K))
         self._latency.add(time.monotonic() - newest.captured)
