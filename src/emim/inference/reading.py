@@ -36,6 +36,7 @@ __all__ = [
     "describe_views",
     "is_file",
     "open_source",
+    "refuse_fps_of_file",
     "source_name",
 ]
 
@@ -269,6 +270,12 @@ def can_be_sent(video: VideoSource) -> bool:
 def is_file(video: VideoSource) -> bool:
     """True for videos that have a frame rate of their own: files, folders, their content, and open readers."""
     return isinstance(video, VideoReader) or _is_file(video)
+
+
+def refuse_fps_of_file(video: VideoSource, fps: float | None) -> None:
+    """Raise ConfigError if a frame rate is given for a video that has its own."""
+    if fps is not None and is_file(video):
+        raise ConfigError(f"fps={fps:g} is for frames in memory; a video file has its own frame rate, so leave fps out")
 
 
 def _is_file(video: VideoSource) -> bool:

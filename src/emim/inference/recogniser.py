@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from emim.data.preprocessing import Preprocessing, finish_views
-from emim.errors import ConfigError, VideoError
-from emim.inference.reading import ReadVideo, VideoInfo, VideoSource, View, ViewReader, is_file
+from emim.errors import VideoError
+from emim.inference.reading import ReadVideo, VideoInfo, VideoSource, View, ViewReader, refuse_fps_of_file
 from emim.inference.scoring import (
     ScoringOptions,
     VideoScore,
@@ -283,8 +283,7 @@ class Recogniser:
         Returns:
             views_VCTHW in uint8, for `emim.data.preprocessing.finish_views`, and the record of their frames and crops.
         """
-        if fps is not None and is_file(video):
-            raise ConfigError("fps is for frames in memory; a video file has its own frame rate, so leave fps out")
+        refuse_fps_of_file(video, fps)
         return ViewReader(self.preprocessing, fps, start, end)(video)
 
     def logits(self, views_VCTHW: Tensor, name: object = "the video") -> Tensor:

@@ -10,8 +10,8 @@ from emim.data.manifest import ClipEntry, relative_path
 from emim.environment import Machine, describe_machine
 from emim.errors import DataError, UnknownNameError, VideoError
 from emim.inference.recogniser import Recogniser
+from emim.motion.overlay import Overlay, draw_overlay
 from emim.report.measurement import Measurement
-from emim.report.overlays import Overlay, draw_overlay
 from emim.training.run_folder import RunRecord
 
 
