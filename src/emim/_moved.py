@@ -105,6 +105,7 @@ MOVED = {
     "report.intervals": "report.charts",
     "report.overlays": "motion.overlay",
     "report.run_folder": "training.run_folder",
+    "report.own_clips": "training.run_folder",
     "report.settings": "report.tables",
     "report.thinned": "motion.overlay",
     "report.timing_rows": "report.tables",
