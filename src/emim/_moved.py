@@ -13,6 +13,8 @@ from types import ModuleType
 from typing import Any
 
 MOVED = {
+    "data.augment.crops": "data.augment.transforms",
+    "data.batches": "data.loader",
     "data.prepare": "datasets.prepare",
     "data.prepare.annotations": "datasets.prepare.annotations",
     "data.prepare.diving48": "datasets.prepare.diving48",
@@ -37,7 +39,7 @@ MOVED = {
     "data.upkeep": "datasets",
     "data.upkeep.doctor": "datasets.doctor",
     "data.upkeep.isolated": "isolation",
-    "data.upkeep.missing_file": "datasets.video_check",
+    "data.upkeep.missing_file": "data.manifest",
     "data.upkeep.reencode": "datasets.reencode",
     "data.upkeep.video_check": "datasets.video_check",
     "evaluation.diagnosis.bootstrap": "evaluation.diagnosis.statistics",

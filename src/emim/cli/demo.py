@@ -1,4 +1,4 @@
-"""`emim demo`: the whole job on generated clips, from files to a prediction and a report."""
+"""`emim demo`: every step on generated clips, from files to a prediction and a report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emim.cli.console import SubParsers, percent, print_table, progress_bar, say
+from emim.cli.console import SubParsers, percent, print_json, print_table, progress_bar, say
+from emim.cli.options import add_option, examples
 
 if TYPE_CHECKING:
     from emim.data.manifest import ClipList
@@ -26,15 +27,21 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
         "demo",
         parents=[common],
-        help="write clips, train, test, predict and report in a few minutes",
+        help="try everything in a few minutes: train, test, predict, report",
         description=(
             "Write generated motion clips as mp4 files, train a small EMIM network on them (the bundled model further, "
             "or with model.checkpoint=null from random weights), test it on held-out clips, predict one and write a "
             "report. Takes a few minutes on two CPU cores."
         ),
+        epilog=examples(
+            "emim demo",
+            "emim demo -o /tmp/demo trainer.epochs=5",
+            note="Keys of the recipe can be set as in `emim train`.",
+        ),
     )
-    parser.add_argument("-o", "--output", type=Path, default=Path("demo"), help="folder to write (default demo)")
-    parser.add_argument("--seed", type=int, default=0)
+    add_option(parser, "--json")
+    add_option(parser, "--output", "default: demo", default=Path("demo"))
+    add_option(parser, "--seed", "default: 0", default=0)
     parser.set_defaults(run=run, takes_overrides=True, overrides=[])
 
 
@@ -76,23 +83,41 @@ def run(args: argparse.Namespace) -> int:
     config = load_recipe(find_recipe(_RECIPE), [*chosen, *overrides])
     starts_bundled = config.model.checkpoint == BUNDLED
     before = accuracy_on(Recogniser.load(), test_clips).top1 if starts_bundled else None
-    result = train(config, say=say)
+    result = train(config)
 
     say("3/5  testing on held-out clips")
     recogniser = Recogniser.load(result.model)
     with progress_bar("testing", len(test_clips)) as progress:
         measurement = measure(recogniser, test_clips, ScoringOptions(workers=0), diagnosis=False, progress=progress)
     tested = measurement.test
-    print_result(tested)
+    if not args.json:
+        print_result(tested)
 
     say("4/5  predicting one of them")
     clip = test_clips.entries[0].path
-    show(recogniser.predict(clip, topk=3), as_json=False)
+    predictions = recogniser.predict(clip, topk=3)
+    if not args.json:
+        show(predictions)
 
     say("5/5  writing the report")
     page = result.folder / PAGE_FILE
     measurement = _diagnosed(recogniser, measurement)
     write_report(read_run(result.folder), recogniser, measurement, page, clips=_CLIPS_SHOWN)
+    if args.json:
+        print_json(
+            {
+                "clips": str(data),
+                "run": str(result.folder),
+                "model": str(result.model),
+                "report": str(page),
+                "top1_before": before,
+                "test": tested.to_dict(),
+                "prediction": predictions.to_dict(),
+                "training_seconds": round(result.seconds, 1),
+                "seconds": round(time.monotonic() - started, 1),
+            }
+        )
+        return 0
 
     rows = [
         ("clips written", f"{sum(summary.clips.values())}, in {written - started:.0f} s"),

@@ -34,10 +34,12 @@ __all__ = ["AHEAD_PER_WORKER", "VideoViews", "lost_workers_named", "prefetch", "
 V = TypeVar("V")
 R = TypeVar("R")
 
+__all__ = ["AHEAD_PER_WORKER", "VideoViews", "lost_workers_named", "read_views"]
+
 AHEAD_PER_WORKER = 2
 """Videos that a worker has been given and whose results have not been handed out."""
 _MOST_NAMED = 8
-"""Videos that an error names."""
+"""Number of videos that an error names."""
 _NOTICE_SECONDS = 3.0
 
 

@@ -168,12 +168,12 @@ def _encode(pictures: Sequence[Picture], fps: float) -> bytes:
 
 def describe_motion(motion: Sequence[FrameMotion]) -> str:
     """Describe the main direction of motion in words; places are weighted by their confidence."""
-    shift_N2 = np.concatenate([item.displacement_2hw.reshape(2, -1).T for item in motion])
-    weight_N = np.concatenate([item.confidence_hw.ravel() for item in motion]).astype(np.float64)
-    if not weight_N.any():
-        weight_N += 1
-    length = float(np.average(np.hypot(*shift_N2.T), weights=weight_N))
-    x, y = (float(value) for value in np.average(shift_N2, axis=0, weights=weight_N))
+    shift_Q2 = np.concatenate([item.displacement_2hw.reshape(2, -1).T for item in motion])
+    weight_Q = np.concatenate([item.confidence_hw.ravel() for item in motion]).astype(np.float64)
+    if not weight_Q.any():
+        weight_Q += 1
+    length = float(np.average(np.hypot(*shift_Q2.T), weights=weight_Q))
+    x, y = (float(value) for value in np.average(shift_Q2, axis=0, weights=weight_Q))
     if length < _AT_REST * max(motion[0].frame_HWC.shape[:2]):
         return "hardly anything moves"
     if math.hypot(x, y) < _ONE_WAY * length:
