@@ -1,4 +1,4 @@
-"""Modules to build networks from."""
+"""Modules to build video networks from: `EMIM`, self-attention, and the two residual blocks of a UniFormer."""
 
 from __future__ import annotations
 

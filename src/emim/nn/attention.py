@@ -1,6 +1,6 @@
 """Global self-attention over all tokens of a clip.
 
-Shape suffixes: B batch, L tokens, C channels, N heads, D head width.
+Shape suffixes: B clips, L tokens, C channels, N heads, D channels of a head.
 """
 
 from __future__ import annotations
@@ -10,13 +10,20 @@ from torch import Tensor, nn
 
 from emim.nn.layers import init_linear
 
+__all__ = ["SelfAttention", "check_heads"]
+
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, [B, L, C] to [B, L, C]; weights named `qkv` and `proj`.
+    """Multi-head self-attention, [B, L, C] to [B, L, C].
 
     Args:
         dim: channels C, a multiple of `num_heads`.
         num_heads: heads N.
+
+    Raises:
+        ValueError: `dim` is not a multiple of `num_heads`.
+
+    Weights: `qkv`, `proj`.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -28,6 +35,7 @@ class SelfAttention(nn.Module):
         self.apply(init_linear)
 
     def forward(self, x_BLC: Tensor) -> Tensor:
+        """Attend from every token to every token, [B, L, C] to [B, L, C]."""
         B, L, C = x_BLC.shape
         q_BNLD, k_BNLD, v_BNLD = (
             self.qkv(x_BLC).reshape(B, L, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
