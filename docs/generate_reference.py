@@ -314,15 +314,18 @@ def api_index(package: griffe.Module) -> str:
         "`import emim` offers the names below; they are loaded on first use. Shapes in names and docstrings use the "
         "letters of the [glossary](../glossary.md#shape-letters).",
         "",
-        "| name | |",
-        "|---|---|",
     ]
-    for name in sorted(_exports(package), key=str.lower):
-        if name.startswith("__"):
-            continue
-        member = package[name]
-        lines.append(f"| [`emim.{name}`][{_real(member).path}] | {_summary(member)} |")
-    lines += ["", "| page | |", "|---|---|"]
+    names = [name for name in sorted(_exports(package), key=str.lower) if not name.startswith("__")]
+    for part in (
+        [name for name in names if not name.endswith("Error")],
+        [name for name in names if name.endswith("Error")],
+    ):
+        lines += ["| name | meaning |", "|---|---|"]
+        for name in part:
+            member = package[name]
+            lines.append(f"| [`emim.{name}`][{_real(member).path}] | {_summary(member)} |")
+        lines.append("")
+    lines += ["The public modules, by package:", "", "| page | content |", "|---|---|"]
     lines += [f"| [{title}]({room}.md) | {text} |" for room, (title, text) in ROOMS.items()]
     return "\n".join(lines) + "\n"
 
@@ -332,7 +335,8 @@ def api_page(package: griffe.Module, room: str) -> str:
     title, text = ROOMS[room]
     lines = [f"# {title}", "", text, ""]
     shown: set[str] = set()
-    for module in _modules(package[room]):
+    top = {_real(package[name]).path.rpartition(".")[0] for name in _exports(package) if not name.startswith("__")}
+    for module in sorted(_modules(package[room]), key=lambda module: module.path not in top and module.path != f"emim.{room}"):
         found = [_member(module, name) for name in _exports(module)]
         new = [member for member in found if member is not None and _real(member).path not in shown]
         if not new:

@@ -96,7 +96,7 @@ EXPECTED = {
     ("fast.mp4", "fps", "warning", "1000 fps"),
     ("uneven.mp4", "variable fps", "note", "varies"),
     ("gone.mp4", "missing", "error", "no such file"),
-    ("good1.mp4", "missing", "error", "lower case there is wave/good1.mp4"),
+    ("good1.mp4", "missing", "error", "another spelling there is wave/good1.mp4"),
     ("good1.mp4", "missing", "error", "no folder nowhere"),
     ("good1.avi", "missing", "error", "another extension there is wave/good1.mp4"),
     ("label.mp4", "label", "warning", "labelled 'clap', but lies in a folder 'wave'"),

@@ -57,9 +57,9 @@ def result_of(named: list[int], label: list[int], num_classes: int, score: list[
 
 def scores(named: list[int], score: list[float] | None, num_classes: int) -> torch.Tensor:
     best_N = torch.tensor([0.9] * len(named) if score is None else score)
-    score_NK = ((1 - best_N) / max(1, num_classes - 1))[:, None].repeat(1, num_classes)
-    score_NK[torch.arange(len(named)), torch.tensor(named)] = best_N
-    return score_NK
+    score_SK = ((1 - best_N) / max(1, num_classes - 1))[:, None].repeat(1, num_classes)
+    score_SK[torch.arange(len(named)), torch.tensor(named)] = best_N
+    return score_SK
 
 
 # The log
@@ -228,9 +228,9 @@ def test_the_most_confident_clips_of_different_classes_come_first() -> None:
     entries = tuple(ClipEntry(Path(f"{at}.mp4"), index) for at, index in enumerate([0, *label]))
     outputs = ClipOutputs(
         index=(1, 2, 3, 4, 5, 6),  # the first clip of the list could not be read
-        label_N=torch.tensor(label),
-        score_NK=scores(named, score, 3),
-        logits_NVK=None,
+        label_S=torch.tensor(label),
+        score_SK=scores(named, score, 3),
+        logits_SVK=None,
         missing=((Path("0.mp4"), "gone"),),
     )
     measurement = Measurement(

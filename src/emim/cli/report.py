@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emim.cli.console import SubParsers, check_folder, print_json, progress_bar, say
-from emim.cli.labelled import find_clips, find_precision, tell_of_missing
+from emim.cli.labelled import add_columns_option, find_clips, find_precision, tell_of_missing
 from emim.cli.options import (
     PRECISION_FOR_TESTS,
     Whole,
@@ -49,7 +49,8 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     )
     complete(parser.add_argument("folder", metavar="RUN", type=file_path, help="folder of a run"), "folder")
     add_option(parser, "--data", "to test on; default: the run's validation clips")
-    add_option(parser, "--split", "of --data; default: test of a folder, all of a manifest")
+    add_columns_option(parser)
+    add_option(parser, "--split", "of --data; default: test of a folder or of a column split, else all of a manifest")
     add_option(parser, "--json", "where the page is, and the results on it")
     add_option(parser, "--output", f"default: {PAGE_FILE} in the run's folder")
     shown = Whole(0, 1000)
@@ -64,7 +65,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-diagnosis", action="store_true", help="do not test whether the network uses motion")
     running = parser.add_argument_group("running")
     add_device_options(running, PRECISION_FOR_TESTS)
-    add_option(running, "--batch-size", "default: 8", default=8)
+    add_option(running, "--batch-size", "default: 8 on the CPU, 32 on a GPU")
     add_option(running, "--workers", "default: by cores")
     parser.set_defaults(run=run)
 
@@ -155,16 +156,18 @@ def _measure(
     args: argparse.Namespace, recogniser: Recogniser, clip_list: ClipList, gaps: list[str]
 ) -> Measurement | None:
     from emim.data.loader import default_workers
+    from emim.inference.scoring import ScoringOptions
     from emim.report import measure
+
+    workers = default_workers() if args.workers is None else args.workers
 
     try:
         with progress_bar("testing", len(clip_list)) as progress:
             return measure(
                 recogniser,
                 clip_list,
+                ScoringOptions(args.batch_size, workers),
                 diagnosis=not args.no_diagnosis,
-                batch_size=args.batch_size,
-                workers=default_workers() if args.workers is None else args.workers,
                 progress=progress,
             )
     except (DataError, CheckpointError) as error:  # no clip can be read, or the weights are broken
