@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from emim.nn.attention import SelfAttention
 from emim.nn.blocks import AttentionBlock, LocalBlock
 from emim.nn.emim import EMIM
+from emim.nn.layers import SelfAttention
 
 __all__ = ["EMIM", "AttentionBlock", "LocalBlock", "SelfAttention"]

@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from emim.nn.attention import SelfAttention
 from emim.nn.emim import EMIM
-from emim.nn.layers import ConvMLP, DepthwiseConv3d, PointwiseConv3d, TokenMLP
+from emim.nn.layers import ConvMLP, DepthwiseConv3d, PointwiseConv3d, SelfAttention, TokenMLP
 
 __all__ = ["AttentionBlock", "ChannelNorm", "DropPath", "LocalBlock"]
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from emim.errors import ClipSizeError
-from emim.nn.attention import check_heads
-from emim.nn.layers import init_linear
+from emim.nn.layers import check_heads, init_linear
 from emim.ops import cost_volume_attention, explain, motion_mlp, quick_gelu
 
 __all__ = ["EMIM", "MotionStart", "QuickGELU"]
