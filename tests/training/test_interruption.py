@@ -110,8 +110,8 @@ def test_asked_to_end_it_saves_and_says_how_to_go_on(
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "asked to end; the state is saved at step" in told
-    assert f"go on with: emim train --resume {run}" in told
+    assert "stopped by SIGTERM at step" in told
+    assert f"continue with: emim train --resume {run}" in told
     if processes == 1:
         assert process.returncode == 128 + signal.SIGTERM
         assert "Traceback" not in told
