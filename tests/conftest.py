@@ -204,7 +204,7 @@ def report_page(trained: Path, generated: Path, tmp_path_factory: pytest.TempPat
     from emim.cli.main import main
 
     page = tmp_path_factory.mktemp("report") / "report.html"
-    words = ["report", trained, "--data", generated, "-o", page, "--clips", 2, "--workers", 0, "--device", "cpu"]
+    words = ["report", trained, "--data", generated, "-o", page, "--show-clips", 2, "--workers", 0, "--device", "cpu"]
     assert main([str(word) for word in words]) == 0
     return page
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,8 +19,18 @@ __all__ = ["atomic_write", "is_file", "is_folder", "nearest", "write_json"]
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary file to write, which replaces `path` when the block ends without an error.
 
-    After an error the temporary file is removed and an earlier `path` is unchanged. The folder is made if needed.
+    After an error the temporary file is removed and an earlier `path` is unchanged. The folder is made if needed. A
+    symbolic link stays and its target is replaced; a device or pipe is written to, not replaced.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / path.name
+            temporary.touch()
+            yield temporary
+            with temporary.open("rb") as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)

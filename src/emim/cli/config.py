@@ -6,9 +6,10 @@ import argparse
 import json
 import sys
 
-from emim.cli.console import SubParsers
+from emim.cli.console import SubParsers, check_folder, say
+from emim.cli.options import add_result_options, complete, examples, path_text, shortened
 from emim.errors import ConfigError
-from emim.utils import is_file, is_folder
+from emim.utils import atomic_write, is_file, is_folder
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
@@ -21,20 +22,36 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
             "Print every key of a recipe with its value, type, range and description, as YAML that can be saved, "
             "changed and trained with. Without a recipe the values are the defaults."
         ),
-        epilog="Overrides change the values: `emim config ssv2_s16_k400 optim.lr=1e-3 > mine.yaml`.",
+        epilog=examples(
+            "emim config", "emim config ssv2_s16_k400 optim.lr=1e-3 > mine.yaml", note="Overrides change the values."
+        ),
     )
-    parser.add_argument("recipe", nargs="?", help="YAML file, or name of a recipe that comes with the package")
-    parser.add_argument("--json", action="store_true", help="print one JSON object with an object for each key")
+    recipe = parser.add_argument(
+        "recipe", nargs="?", type=path_text, help="YAML file, or name of a recipe that comes with the package"
+    )
+    complete(recipe, "recipe")
+    add_result_options(parser, "YAML, or JSON with --json; by default standard output", json="an object for each key")
     parser.set_defaults(run=run, takes_overrides=True, overrides=[])
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    return print_config(args.recipe, args.overrides, as_json=args.json)
+    check_folder(args.output)
+    text = config_text(args.recipe, args.overrides, as_json=args.json)
+    if args.output is not None:
+        try:
+            with atomic_write(args.output) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{args.output}: cannot be written ({error.strerror})") from error
+        say(f"written to {args.output}")
+    if args.output is None or args.json:
+        sys.stdout.write(text)
+    return 0
 
 
-def print_config(recipe: str | None, overrides: list[str], *, as_json: bool = False) -> int:
-    """Print a recipe (None: the defaults) with overrides on standard output; returns the exit status.
+def config_text(recipe: str | None, overrides: list[str], *, as_json: bool = False) -> str:
+    """A recipe (None: the defaults) with overrides, as YAML or JSON.
 
     Raises:
         ConfigError: no such recipe, an unknown key or a wrong value.
@@ -44,8 +61,7 @@ def print_config(recipe: str | None, overrides: list[str], *, as_json: bool = Fa
     recipe, overrides = split_overrides(recipe, overrides)
     config = load_recipe(None if recipe is None else find_recipe(recipe), overrides)
     if not as_json:
-        sys.stdout.write(to_yaml(config))
-        return 0
+        return to_yaml(config)
     values = to_dict(config)
     described = {}
     for item in describe_keys():
@@ -53,8 +69,7 @@ def print_config(recipe: str | None, overrides: list[str], *, as_json: bool = Fa
         for part in item.key.split("."):
             value = value[part]
         described[item.key] = {"value": value, **{k: v for k, v in item._asdict().items() if k != "key"}}
-    print(json.dumps(described, indent=2))
-    return 0
+    return json.dumps(described, indent=2) + "\n"
 
 
 def split_overrides(what: str | None, extra: list[str]) -> tuple[str | None, list[str]]:
@@ -80,5 +95,5 @@ def split_overrides(what: str | None, extra: list[str]) -> tuple[str | None, lis
         elif found is None:
             found = word
         else:
-            raise ConfigError(f"{word!r} is one argument too many after {found!r}; overrides are key=value")
+            raise ConfigError(f"{shortened(word)} is one argument too many after {found!r}; overrides are key=value")
     return found, overrides

@@ -6,9 +6,9 @@ import argparse
 import warnings
 from pathlib import Path
 
-from emim.cli.config import print_config
 from emim.cli.config import split_overrides as split_overrides
 from emim.cli.console import SubParsers, percent, print_table, say
+from emim.cli.options import add_option, complete, examples, file_path, path_text
 from emim.distributed import is_first
 from emim.errors import ConfigError
 from emim.utils import is_folder
@@ -25,21 +25,29 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
             "Train a network. Give a recipe (a YAML file, or the name of one that comes with the package), or "
             f"a folder of classes or a manifest, to train on it with the recipe {_DEFAULT_RECIPE!r}."
         ),
-        epilog=(
-            "Every key of a recipe can be set by its dotted name, as `optim.lr=1e-3` or `--optim.lr 1e-3`; "
-            "`emim config` prints them with their types, ranges and defaults."
+        epilog=examples(
+            "emim train mine",
+            "emim train mine --recipe my.yaml optim.lr=1e-3 trainer.epochs=60",
+            "emim train --resume runs/mine",
+            note=(
+                "Every key of a recipe can be set by its dotted name, as `optim.lr=1e-3` or `--optim.lr 1e-3`; "
+                "`emim config` prints them with their types, ranges and defaults."
+            ),
         ),
     )
-    parser.add_argument(
-        "what", nargs="?", help="recipe, folder of classes (train/<class>/*.mp4) or manifest (.csv, .tsv, .txt)"
+    what = parser.add_argument(
+        "what",
+        nargs="?",
+        type=path_text,
+        help="recipe, folder of classes (train/<class>/*.mp4) or manifest (.csv, .tsv, .txt)",
     )
-    parser.add_argument("--recipe", help="recipe for a folder or manifest")
-    parser.add_argument("--resume", metavar="RUN", type=Path, help="continue the interrupted run in this folder")
-    parser.add_argument(
-        "--columns",
-        metavar="ROLE=COLUMN,...",
-        help="which column of the manifest holds what, such as path=video_path,label=class (default: by their names)",
+    complete(what, "recipe")
+    add_option(parser, "--recipe", "for a folder or manifest; default: finetune")
+    folder = parser.add_argument(
+        "--resume", metavar="RUN", type=file_path, help="continue the interrupted run in this folder"
     )
+    complete(folder, "folder")
+    add_option(parser, "--columns", "default: by their names")
     parser.add_argument(
         "--group-by",
         metavar="RULE",
@@ -54,10 +62,13 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.keys:
+        from emim.cli.config import config_text
+
         warnings.warn(
             "--keys is now the command `emim config`; it works until version 0.3", FutureWarning, stacklevel=1
         )
-        return print_config(args.what, args.overrides)
+        print(config_text(args.what, args.overrides), end="")
+        return 0
     from emim.data.clip_list import is_manifest
     from emim.training.recipe import find_recipe, load_recipe
     from emim.training.run import resume, train

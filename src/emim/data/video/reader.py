@@ -9,69 +9,76 @@ What a decode of the whole file gives, in that order, defines the frames; a read
 2. The table is believed when it cannot mislead: the container stores pictures whole (mp4, mov, mkv, webm,
    avi), the codec gives one picture per packet, the first packet is a clean key frame, no packet is hidden
    by an edit list, flagged as corrupt or known to give no picture, and the first decoded picture is
-   progressive and carries the lowest pts (H.264 that promises as much is taken at its word, see 4). Then the
-   number of packets is the number of frames. In doubt (MPEG-TS, edit lists that cut, DivX dummies, other
-   codecs ...) the file is decoded once in full and counted; the decoded frames are kept if they are small
-   enough, so that this costs no second decode.
+   progressive and carries the lowest pts. Then the number of packets is the number of frames. In doubt
+   (MPEG-TS, edit lists that cut, DivX dummies, other codecs ...) the file is decoded once in full and counted;
+   the decoded frames are kept if they are small enough, so that this costs no second decode.
 3. Frame i is the one with the i-th lowest pts. Decoding goes on from where it stands, unless the last key
    frame at or before the wanted frame in presentation order has not been reached yet, or the wanted frame
    lies behind: then the packets up to that key frame are skipped. A frame that follows an open-GOP key frame
    in the file but precedes it in presentation is thus reached from one key frame earlier. The bitstream,
    not only the container, must say that decoding can start at a key frame.
-4. Pictures that no other one refers to and nobody wants are not decoded, in streams whose own words leave no doubt
-   about the order of what comes out (`PacketTable.predictable`). Behind the last wanted frame every picture is
-   decoded again, so that a later read can go on; but a read that went without pictures ends by emptying the
-   decoder, which saves decoding as many pictures as it holds back. The next read starts from a key frame then.
+4. In h264, the decoder leaves out pictures that are not wanted and to which no other refers (FFmpeg's
+   `skip_frame=NONREF`), where that cannot change the order of its output (`PacketTable.skippable`). After the last
+   wanted frame every picture is decoded again, so that a later read can go on; but a read in which pictures were
+   left out ends by emptying the decoder, which saves decoding as many pictures as it holds back. The next read
+   starts from a key frame then.
 5. Every decoded frame must carry the pts that the table expects next. When one does not, the table is
    dropped: the file is decoded in full and frames are counted. Streams without usable pts (avi with
    B-frames) are always decoded from the start and counted.
 
 Decoding runs on one thread, which is faster for short clips and leaves the cores to the loader's workers.
-Only wanted frames are converted to RGB. Pixels are not resampled for non-square pixel shapes, and mirroring
-in a display matrix is ignored (rotation is applied).
+Only wanted frames are converted to RGB, scaled where pixels are not square, and turned upright; see
+`emim.data.video.geometry`.
 
 Shapes: T frames asked for, H height, W width, C the three colours red, green, blue.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import itertools
 import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, BinaryIO
 
 import av
-import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from emim.data.video.clip_source import Frames, VideoReader, check_frame_count
-from emim.data.video.container import bytes_missing
-from emim.data.video.frame_folder import FrameFolderReader
+from emim.data.video.clip_source import Excerpt, Frames, VideoReader, check_frame_count
+from emim.data.video.container import IN_MEMORY, MediaFile, bytes_missing, is_animated_webp
+from emim.data.video.frame_folder import AnimatedWebPReader, FrameFolderReader
+from emim.data.video.geometry import Orientation, display_size, orientation_of, pixel_aspect, to_display
 from emim.data.video.packets import PacketSource
 from emim.errors import (
     EmptyVideoError,
     TruncatedVideoError,
     VideoError,
-    VideoNotFoundError,
 )
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
+__all__ = ["VIDEO_SUFFIXES", "VideoFileReader", "VideoInput", "open_video"]
+
+VideoInput = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+"""A path, or the content of an encoded video file: as bytes, or as a binary file object."""
+
 VIDEO_SUFFIXES: frozenset[str] = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"}
-    | {".wmv", ".flv", ".3gp", ".ogv", ".gif"}
+    | {".wmv", ".flv", ".3gp", ".ogv", ".gif", ".apng", ".mjpeg", ".mjpg"}
 )
+"""Names under which videos are looked for in folders; `open_video` goes by the content."""
 
 _PACKET_MEMORY = 64 << 20
 _FRAME_MEMORY = 64 << 20
 # Skipping fewer packets than these costs more than decoding them, because a restart empties the decoder.
 _MIN_SKIP = 3
-
-
+# Frames by which a time stamp may differ from `index / fps` in a video of constant rate.
+_UNEVEN = 0.5
 _NEVER = -(1 << 63)  # before every time stamp
 
 
@@ -79,40 +86,97 @@ class _TableMismatchError(Exception):
     """A decoded frame is not the one that the packet table expects."""
 
 
-def open_video(path: str | os.PathLike[str], *, min_frames: int = 2) -> VideoReader:
-    """Open a video file or a folder of jpg/png frames.
+def open_video(
+    video: VideoInput,
+    *,
+    min_frames: int = 2,
+    start: float | None = None,
+    end: float | None = None,
+    square_pixels: bool = True,
+) -> VideoReader:
+    """Open a video file, an animated image (GIF, APNG, WebP), or a folder of jpg/png frames.
+
+    >>> with open_video("clip.mp4", start=2.5, end=4) as reader:  # doctest: +SKIP
+    ...     frames_THWC = reader.read([0, 5, 10])
 
     Args:
-        path: the file or folder.
+        video: path of the file or folder; or the content of a file, as bytes or as a binary file object (which is
+            read from where it stands to its end, and left open).
         min_frames: fewest frames accepted; 1 allows videos without motion.
+        start: seconds at which to begin; None for the start of the video.
+        end: seconds before which to end; None for the end of the video. With either, the reader is an `Excerpt`.
+        square_pixels: scale frames whose pixels are not square, as a player does; False returns the stored pixels,
+            as most published pipelines do.
 
     Returns:
         A reader; use it as a context manager. Frame folders count as 30 frames per second (use
         `FrameFolderReader` to set another rate).
 
     Raises:
-        VideoNotFoundError: there is nothing at `path`.
+        VideoNotFoundError: there is nothing at the path.
         EmptyVideoError: zero bytes, no frame in the container, or no image in the folder.
         NotAVideoError: the content is no video.
-        NoVideoStreamError: there is sound, but no picture.
+        NoVideoStreamError: there is sound, but no video stream.
         TruncatedVideoError: the file ends before the frames that it announces.
         SingleFrameError: there is one frame and `min_frames` is above 1.
-        VideoError: base of all these; also damage that only decoding shows, with the frame's number.
+        VideoError: base of all these; also damage that only decoding shows, with the frame's number, and a range of
+            time without a frame.
     """
-    location = Path(path)
-    if location.is_dir():
-        return FrameFolderReader(location, min_frames=min_frames)
-    return VideoFileReader(location, min_frames=min_frames)
+    reader = _open(video, min_frames, square_pixels)
+    if start is None and end is None:
+        return reader
+    try:
+        first, stop = reader.frame_range(start, end)
+        if stop - first < min_frames:
+            reason = f"{reader.describe_range(start, end)}, fewer than the {min_frames} asked for (min_frames)"
+            raise VideoError(
+                reader.path, f"holds {'1 frame' if stop - first == 1 else f'{stop - first} frames'} {reason}"
+            )
+        return Excerpt(reader, first, stop)
+    except BaseException:
+        reader.close()
+        raise
+
+
+def _open(video: VideoInput, min_frames: int, square_pixels: bool) -> VideoReader:
+    if isinstance(video, str | os.PathLike) and Path(video).is_dir():
+        return FrameFolderReader(Path(video), min_frames=min_frames)
+    media = _media_file(video)
+    media.check()
+    if is_animated_webp(media.head()):
+        return AnimatedWebPReader(media, min_frames=min_frames)
+    return VideoFileReader(media, min_frames=min_frames, square_pixels=square_pixels)
+
+
+def _media_file(video: VideoInput | MediaFile) -> MediaFile:
+    if isinstance(video, MediaFile):
+        return video
+    if isinstance(video, str | os.PathLike):
+        return MediaFile(Path(video))
+    if isinstance(video, bytes | bytearray | memoryview):
+        return MediaFile(IN_MEMORY, bytes(video))
+    content = video.read() if hasattr(video, "read") else None
+    if not isinstance(content, bytes):
+        raise TypeError(
+            f"a video is a path, bytes, or a file opened in binary mode, not {type(video).__name__}; "
+            "wrap frames in emim.data.video.ArrayVideo"
+        )
+    name = getattr(video, "name", None)
+    return MediaFile(Path(name) if isinstance(name, str) else IN_MEMORY, content)
 
 
 class VideoFileReader(VideoReader):
     """Reads a video file; see the module's docstring for how frames are found.
 
     Args:
-        path: the file.
+        video: path or content of the file, as for `open_video`.
         min_frames: fewest frames accepted.
         packet_memory: bytes of compressed packets kept in memory; longer videos are read from the file again.
         frame_memory: bytes of decoded frames kept when the frames had to be counted by decoding.
+        square_pixels: as for `open_video`.
+
+    Attributes:
+        pixel_aspect: width of a stored pixel over its height, as far as it is corrected in the returned frames.
 
     Raises:
         VideoError: one of its subclasses, as listed for `open_video`.
@@ -120,13 +184,15 @@ class VideoFileReader(VideoReader):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        video: VideoInput | MediaFile,
         *,
         min_frames: int = 2,
         packet_memory: int = _PACKET_MEMORY,
         frame_memory: int = _FRAME_MEMORY,
+        square_pixels: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self._media = _media_file(video)
+        self.path = self._media.path
         self._frame_memory = frame_memory
         self._closed = False
         self._reformatter = VideoReformatter()
@@ -135,20 +201,23 @@ class VideoFileReader(VideoReader):
         self._next_index = 0  # of the frame that `_frames` gives next
         self._last: tuple[int, VideoFrame] | None = None
         self._pts: list[int] | None = None  # expected, in presentation order
+        self._stamps: list[int] | None = None  # as `_pts`, but kept when that is dropped
         self._entries: list[tuple[int, int]] = []
-        # Time stamps wanted by the read under way (in the order of decoding: not yet given to the decoder), and
-        # those of the pictures that it goes without.
+        # Time stamps wanted by the read under way (and those of them not yet given to the decoder), and those of
+        # pictures that the decoder may leave out.
         self._wanted: frozenset[int] = frozenset()
         self._not_fed: set[int] = set()
-        self._passed_over: set[int] = set()
+        self._expendable: set[int] = set()
+        self._left_out = False  # the decoder has left out some of these since it started
         self._last_wanted = _NEVER
         self._emptied = False  # the decoder was emptied: decoding cannot go on from where it stands
         # Kept, because frames counted past damage could be shifted.
         self._damage: VideoError | None = None
         self.num_frames = 0
-        check_file(self.path)
+        self._media.check()
         with _quiet_ffmpeg():
-            self._source = PacketSource(self.path, packet_memory)
+            self._source = PacketSource(self._media, packet_memory)
+            self.pixel_aspect = pixel_aspect(self._source.stream) if square_pixels else Fraction(1)
             try:
                 self._check_complete()
                 self._index_frames()
@@ -159,9 +228,19 @@ class VideoFileReader(VideoReader):
                 raise
 
     @property
+    def orientation(self) -> Orientation:
+        """How stored frames lie."""
+        return self._orientation
+
+    @property
     def packets_decoded(self) -> int:
-        """Packets given to the decoder so far: what opening and reading have cost."""
+        """Packets given to the decoder so far, those of pictures that it left out among them."""
         return self._source.packets_decoded
+
+    @property
+    def frames_decoded(self) -> int:
+        """Frames that the decoder has given so far: what opening and reading have cost."""
+        return self._source.frames_decoded
 
     def close(self) -> None:
         """Release the file, the packets and the decoder; closing twice is harmless."""
@@ -173,7 +252,7 @@ class VideoFileReader(VideoReader):
         """Refuse files whose end is missing."""
         table, announced = self._source.table, self._source.stream.frames
         found = len(table.records)
-        missing = bytes_missing(self.path)
+        missing = bytes_missing(self._media)
         if announced > 0 and found >= announced and not table.corrupt:
             return  # what is missing, if anything, holds no frame
         # A complete file may announce more than it holds, after an edit for example.
@@ -196,8 +275,6 @@ class VideoFileReader(VideoReader):
         self._pts = table.trusted_pts()
         if self._pts is not None:
             self._entries = table.entries(self._pts)
-        if table.predictable:
-            return
         try:
             first = self._frame_at(0)
         except _TableMismatchError:
@@ -238,34 +315,45 @@ class VideoFileReader(VideoReader):
 
     def _describe(self) -> None:
         """Fill in size, rotation and timing."""
-        if not self._source.table.predictable:
-            self._describe_picture(self._frame_at(0))
+        self._describe_picture(self._frame_at(0))
         stream = self._source.stream
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         self.duration = self._duration_from_stamps() or (self.num_frames / rate if rate else 0.0)
         measured = self.num_frames / self.duration if self.duration else 0.0
         # Stamps in whole milliseconds make the measured rate slightly wrong; the announced one is then exact.
         self.fps = rate if rate and (not measured or abs(measured / rate - 1) < 0.01) else measured
+        self._stamps = self._pts
         if not self.fps > 0:
             raise VideoError(self.path, "states neither frame rate nor time stamps; remux it to mp4")
 
     def _describe_picture(self, frame: VideoFrame) -> None:
-        # FFmpeg counts counter-clockwise.
-        self.rotation = (-round(frame.rotation / 90) * 90) % 360
-        upright = self.rotation % 180 == 0
+        self._orientation = orientation = orientation_of(frame) or Orientation()
+        self.rotation, self.mirrored = orientation.rotation, orientation.mirrored
         self._stored_size = (frame.height, frame.width)
-        self.height, self.width = self._stored_size if upright else self._stored_size[::-1]
+        height, width = display_size(*self._stored_size, self.pixel_aspect)
+        self.height, self.width = (width, height) if orientation.transposed else (height, width)
 
-    def __getattr__(self, name: str) -> Any:
-        # Size and rotation are those of the first picture decoded; of a predictable stream, that need not be
-        # the first in the file.
-        if name not in ("height", "width", "rotation", "_stored_size"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        if self._closed:
-            raise VideoError(self.path, f"is closed; ask for its {name} before that")
-        with _quiet_ffmpeg():
-            self._describe_picture(self._find_frame(0))
-        return self.__dict__[name]
+    @cached_property
+    def _times(self) -> list[float] | None:
+        """Seconds from the first frame to each, where they are known."""
+        unit = self._source.stream.time_base
+        if self._stamps is None or not unit:
+            return None
+        first = self._stamps[0]
+        return [float((pts - first) * unit) for pts in self._stamps]
+
+    def time_of(self, index: int) -> float:
+        """Return the seconds from the start of the first frame to that of frame `index`; see `VideoReader`."""
+        self._check_index(index)
+        if self._times is None:
+            return index / self.fps
+        return self._times[index]
+
+    def _frame_from(self, moment: float) -> int:
+        # Evenly spaced stamps are rounded to ticks, which `fps` is not: manifests count by it.
+        if self._times is None or all(abs(t * self.fps - i) < _UNEVEN for i, t in enumerate(self._times)):
+            return super()._frame_from(moment)
+        return bisect.bisect_left(self._times, moment - 1e-6)
 
     def _duration_from_stamps(self) -> float | None:
         """Seconds from the first frame to the end of the last; None when stamps are not usable."""
@@ -277,6 +365,8 @@ class VideoFileReader(VideoReader):
         return float((span + last) * (self._source.stream.time_base or 0))
 
     def _read_ascending(self, indices: Sequence[int]) -> Iterator[tuple[int, Frames]]:
+        if self._closed:
+            raise VideoError(self.path, "is closed; read frames before that")
         if self._damage is not None:
             raise self._damage
         if self._emptied:
@@ -292,8 +382,8 @@ class VideoFileReader(VideoReader):
                 yield index, self._to_rgb(frame, index)
 
     def _want(self, indices: Sequence[int]) -> None:
-        """Note what the read that begins wants, where the rest can be left out."""
-        pts = self._pts if self._source.table.predictable else None
+        """Note the frames that the next read wants, where others can be left out."""
+        pts = self._pts if self._source.table.skippable else None
         self._wanted = frozenset() if pts is None else frozenset(pts[index] for index in indices)
         self._not_fed = set(self._wanted)
         self._last_wanted = max(self._wanted, default=_NEVER)
@@ -345,8 +435,13 @@ class VideoFileReader(VideoReader):
                     and frame.pts < skip_before
                 ):
                     continue  # precedes the key frame; its references were skipped
-                while self._next_index < self.num_frames and self._pts[self._next_index] in self._passed_over:
+                while (
+                    self._next_index < self.num_frames
+                    and self._pts[self._next_index] != frame.pts
+                    and self._pts[self._next_index] in self._expendable
+                ):
                     self._next_index += 1
+                    self._left_out = True
                 if self._next_index >= self.num_frames or frame.pts != self._pts[self._next_index]:
                     raise _TableMismatchError
             current = self._next_index
@@ -368,8 +463,8 @@ class VideoFileReader(VideoReader):
     def _start_decoding(self, packet_number: int) -> None:
         self._last = None
         self._next_index = 0
-        self._passed_over.clear()
-        self._emptied = False
+        self._expendable.clear()
+        self._emptied = self._left_out = False
         self._frames = self._decode(packet_number)
 
     def _decode(self, packet_number: int) -> Iterator[VideoFrame]:
@@ -378,8 +473,7 @@ class VideoFileReader(VideoReader):
         source.jump(packet_number)
         try:
             for record, packet in source:
-                if record.unneeded and self._is_passed_over(record.pts):
-                    continue
+                source.skip_unreferenced(self._may_leave_out(record.pts))
                 yield from source.decode(packet)
                 if self._ends_read(record.pts):
                     break
@@ -393,32 +487,30 @@ class VideoFileReader(VideoReader):
                 "again or re-encode it",
             ) from error
 
-    def _is_passed_over(self, pts: int | None) -> bool:
-        """Whether a picture that no other needs is not wanted itself; if so, it is not expected any more."""
+    def _may_leave_out(self, pts: int | None) -> bool:
+        """True for a picture that is not wanted itself: the decoder leaves it out if no other refers to it."""
         if pts is None or pts in self._wanted or pts > self._last_wanted:
             return False
-        self._passed_over.add(pts)
+        self._expendable.add(pts)
         return True
 
     def _ends_read(self, pts: int | None) -> bool:
-        """Whether the read under way has everything it needs in the decoder, which may then empty itself.
+        """True if the decoder has everything that the read under way needs, and may be emptied.
 
-        Not after a read that passed nothing over: the next one will probably go on from there.
+        Not after a read in which nothing was left out: the next one will probably go on from there.
         """
         if pts not in self._not_fed:
             return False
         self._not_fed.discard(pts)
-        if self._not_fed or not self._passed_over or len(self._wanted) == 1:
+        if self._not_fed or not self._left_out or len(self._wanted) == 1:
             return False
         rest = (r.pts for r in self._source.table.records[self._source.position :])
-        self._passed_over.update(pts for pts in rest if pts is not None and pts < self._last_wanted)
+        self._expendable.update(pts for pts in rest if pts is not None and pts < self._last_wanted)
         self._emptied = True
         return True
 
     def _to_rgb(self, frame: VideoFrame, index: int) -> Frames:
-        """Convert to upright frame_HWC."""
-        if "_stored_size" not in self.__dict__:
-            self._describe_picture(frame)
+        """Convert to upright frame_HWC with square pixels."""
         if (frame.height, frame.width) != self._stored_size:
             height, width = self._stored_size
             raise VideoError(
@@ -426,8 +518,7 @@ class VideoFileReader(VideoReader):
                 f"frame {index} is {frame.width}x{frame.height}, but frame 0 is {width}x{height}; re-encode "
                 "the file to one size",
             )
-        frame_HWC = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return np.rot90(frame_HWC, k=-self.rotation // 90)
+        return to_display(frame, self._orientation, self.pixel_aspect, self._reformatter)
 
 
 @contextlib.contextmanager
@@ -442,15 +533,3 @@ def _quiet_ffmpeg() -> Iterator[None]:
         yield
     finally:
         av.logging.set_level(level)
-
-
-def check_file(path: Path) -> None:
-    """Raise VideoNotFoundError, EmptyVideoError or VideoError where there is no file with content to read."""
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise VideoNotFoundError(path, "no such file or folder; check the path") from None
-    except OSError as error:
-        raise VideoError(path, f"cannot be opened ({error.strerror}); check its permissions") from error
-    if size == 0:
-        raise EmptyVideoError(path, "has zero bytes; copy or download the file again")
