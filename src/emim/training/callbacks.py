@@ -41,6 +41,11 @@ class TrackBest(lightning.Callback):
         self.on_validated = on_validated
         self.best_top1 = -1.0
 
+    @property
+    def state_key(self) -> str:
+        """Name of the state in a checkpoint; it is that of version 0.1, whose runs can be resumed."""
+        return "TellValidation"
+
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.sanity_checking:
             return
