@@ -171,7 +171,7 @@ class SaveState(Checkpoint):
 
     @staticmethod
     def _agreed(trainer: lightning.Trainer, here: bool) -> bool:
-        """True if `here` is true in any process."""
+        """Return True if `here` is true in any process."""
         if trainer.world_size == 1:
             return here
         return bool(trainer.strategy.reduce_boolean_decision(here, all=False))
