@@ -484,7 +484,7 @@ _ALL_KEYS = "`emim config` prints all keys"
 
 
 def _nearest_key(dotted: str) -> str:
-    """Return a clause that names the key whose last part is the most similar, the section deciding between equal ones."""
+    """Return a clause that names the key with the most similar last part; the section decides between equal ones."""
     section, _, last = dotted[:_LONGEST_SHOWN].rpartition(".")
 
     def similarity(key: str) -> tuple[float, float]:
