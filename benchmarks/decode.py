@@ -30,7 +30,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from emim.bench.timing import interleaved, times_faster
+from emim.bench.measuring import interleaved, times_faster
 from emim.data.video import open_video
 from emim.environment import describe_machine
 

@@ -17,15 +17,14 @@ import sys
 import time
 from pathlib import Path
 
-from emim.bench.process_memory import tree_memory
 from emim.data.augment.transforms import AugmentOptions
-from emim.data.batches import EpochBatches
 from emim.data.dataset import TrainClips
-from emim.data.loader import ClipLoader
+from emim.data.loader import ClipLoader, EpochBatches
 from emim.data.manifest import ClipEntry, ClipList
 from emim.data.preprocessing import Preprocessing
 from emim.data.video import VIDEO_SUFFIXES
 from emim.environment import describe_machine
+from predict import tree_memory
 
 
 def find_videos(places: list[Path]) -> list[Path]:

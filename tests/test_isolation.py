@@ -1,4 +1,4 @@
-"""One item in a process of its own, with limits."""
+"""Tests of work in isolated processes, with limits."""
 
 from __future__ import annotations
 
@@ -32,10 +32,17 @@ def test_time_is_limited(item: str) -> None:
     assert loss == WorkerLoss("took longer than 0.4 s", "time")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs limits of processor time")
+def test_processor_time_that_runs_out_before_the_clock_is_time_and_no_crash() -> None:
+    """Several threads use up the processor time faster than the clock runs."""
+    loss = call_isolated(worker_fixtures.limit_processor_and_spin, "x", Limits(seconds=30))
+    assert loss == WorkerLoss("took more processor time than its limit", "time")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs limits of address space")
 def test_memory_is_limited() -> None:
     loss = call_isolated(worker_fixtures.work, "gigabytes", LIMITS)
-    assert loss == WorkerLoss("needs more memory than it may have", "memory")
+    assert loss == WorkerLoss("needs more memory than its limit", "memory")
 
 
 def test_it_can_be_stopped() -> None:

@@ -1,8 +1,8 @@
-"""Work in child processes that may crash or hang: such an item is reported, and the others go on.
+"""Run untrusted work in child processes: one that crashes, hangs or takes too much is reported, and the others go on.
 
-A pool of `concurrent.futures` breaks as a whole when one process dies, and cannot stop one that hangs. Decoders
-of damaged files do both at times. `run_isolated` works through a list; `call_isolated` is for one item that nobody
-vouches for, in a process of its own with limits on what it takes.
+`run_isolated` works through a list in a pool of processes; `call_isolated` is for one untrusted item, in a process of
+its own with limits on time, memory and file size. A pool of `concurrent.futures` breaks as a whole when one process
+dies, and cannot stop one that hangs, as decoders of damaged files do at times.
 """
 
 from __future__ import annotations
@@ -31,16 +31,23 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _STOP_SECONDS = 3.0
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
+_GRACE_SECONDS = 5
+"""Processor seconds between the signal that a process has used up its time and the one that kills it."""
 _processes = threading.Lock()
-"""multiprocessing looks after all child processes whenever one starts, which two threads cannot do at a time."""
+"""multiprocessing collects finished children whenever one starts, which two threads must not do at the same time."""
 
 Loss = Literal["time", "memory", "crash", "stopped"]
 
 
 @dataclass(frozen=True)
 class WorkerLoss:
-    """Stands for the result of an item whose process was lost: why, in words, and in a word for programs."""
+    """Result of an item whose process was lost.
+
+    Attributes:
+        reason: a clause for a message: "took longer than 2 s".
+        kind: the same for programs.
+    """
 
     reason: str
     kind: Loss = "crash"
@@ -48,11 +55,11 @@ class WorkerLoss:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a process may take for its item. On Windows only the time is limited.
+    """Limits of a process. On Windows only the wall-clock time is limited.
 
     Attributes:
-        seconds: by the clock, and of the processor.
-        memory: bytes of address space beyond what the process has when it begins; None for no limit.
+        seconds: wall-clock time, and processor time.
+        memory: bytes of address space beyond those at its start; None for no limit.
         file_size: bytes of any file that it writes; None for no limit.
     """
 
@@ -61,13 +68,16 @@ class Limits:
     file_size: int | None = None
 
     def impose(self) -> None:
-        """Bind this process to them, for the rest of its life."""
+        """Apply the limits to this process, for the rest of its life."""
         if resource is None:
             return
         _lower(resource.RLIMIT_CORE, 0)
-        _lower(resource.RLIMIT_CPU, math.ceil(self.seconds) + 1)  # in case nobody is left to look at the clock
+        # Where soft and hard limit are equal, Linux sends SIGKILL, which looks like a crash: damage, to the user.
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        seconds = math.ceil(used.ru_utime + used.ru_stime + self.seconds)
+        _lower(resource.RLIMIT_CPU, seconds, seconds + _GRACE_SECONDS)
         if self.file_size is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails then
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead
             _lower(resource.RLIMIT_FSIZE, self.file_size)
         if self.memory is not None and (taken := _address_space()) is not None:
             _lower(resource.RLIMIT_AS, taken + self.memory)
@@ -80,22 +90,21 @@ def run_isolated(
     workers: int,
     time_limit: Callable[[Item], float] | None = None,
 ) -> Iterator[tuple[int, Result | WorkerLoss]]:
-    """Call `function` for every item, each process doing one item at a time.
+    """Call `function` for every item in a pool of processes, each with one item at a time.
 
-    Ending the iteration early (an interrupt, say) stops the processes; code in them that is running gets a
-    `SystemExit`, so that it can remove what it has half written. The calling script needs the usual
-    `if __name__ == "__main__"` guard.
+    Ending the iteration early (an interrupt, say) stops the processes; running code gets a `SystemExit`, so that it
+    can remove what it has half written. The calling script needs the usual `if __name__ == "__main__"` guard.
 
     Args:
         function: defined in a module; it, the items and the results must be picklable. An exception that it
             raises ends its process, so it should return its errors.
-        items: what to work on.
-        workers: processes, at least 1.
-        time_limit: the seconds that an item may take; None for no limit.
+        items: arguments of `function`.
+        workers: number of processes, at least 1.
+        time_limit: seconds that an item may take; None for no limit.
 
     Yields:
-        (position of the item, its result) in the order in which they are finished; `WorkerLoss` as the result
-        of an item whose process crashed or exceeded the limit.
+        (position of the item, its result) in the order in which they finish; `WorkerLoss` as the result of an item
+        whose process crashed or exceeded the time limit.
 
     Raises:
         ConfigError: `workers` is below 1.
@@ -129,7 +138,7 @@ def run_isolated(
 
 
 def preload(modules: Sequence[str]) -> None:
-    """Have `call_isolated` start its processes as copies of one that has imported these; to be called before it."""
+    """Make `call_isolated` start its processes as copies of one that has imported these modules; call it first."""
     if "forkserver" in multiprocessing.get_all_start_methods():
         multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
 
@@ -143,13 +152,13 @@ def call_isolated(
 ) -> Result | WorkerLoss:
     """Call `function(item)` in a process that does nothing else before or after it.
 
-    Several threads may do so at a time. The process is a copy of one that has done nothing but import (see `preload`),
-    where the system has such; starting it takes milliseconds then.
+    Thread-safe. Where the system has a fork server, the process is a copy of one that has only imported modules (see
+    `preload`), and starts within milliseconds.
 
     Args:
-        function, item: as for `run_isolated`. A `MemoryError` that the function raises is a loss, too.
-        limits: what it may take.
-        stopped: once set, the process is killed.
+        function, item: as for `run_isolated`. A `MemoryError` that the function raises counts as a loss.
+        limits: limits of the process.
+        stopped: event that makes this function kill the process.
 
     Returns:
         The function's result; `WorkerLoss` when the process crashed, exceeded a limit or was stopped.
@@ -165,7 +174,7 @@ def call_isolated(
             if worker.idle and not given:
                 worker.give(0, item, limits.seconds)
                 given = True
-            worker.wait(_LOOK_SECONDS)
+            worker.wait(_POLL_SECONDS)
             outcome = worker.poll()
             if outcome is not None:
                 result: Result | WorkerLoss = outcome[1]
@@ -176,7 +185,7 @@ def call_isolated(
 
 
 class _Worker:
-    """A process and the item that it is at."""
+    """A process and its current item."""
 
     def __init__(
         self,
@@ -207,7 +216,7 @@ class _Worker:
             self.connection.send(item)
 
     def poll(self) -> tuple[int, Any] | None:
-        """The item's outcome if there is one by now."""
+        """Return (position, outcome) of the current item if it has finished, else None."""
         if self.connection.poll():
             try:
                 result = self.connection.recv()
@@ -243,12 +252,12 @@ class _Worker:
         return outcome
 
     def wait(self, seconds: float) -> None:
-        """Until there may be something to poll, or that long, or until the item's time is over."""
+        """Wait until `poll` may have something, the seconds are over, or the item's time is."""
         left = seconds if self.deadline is None else min(seconds, self.deadline - time.monotonic() + 0.01)
         wait([self.connection], timeout=max(0.0, left))
 
     def kill(self) -> None:
-        """End it whatever it does."""
+        """End the process at once."""
         self.connection.close()
         with _processes:
             self._process.kill()
@@ -267,14 +276,15 @@ class _Worker:
 
 
 def _patience(busy: list[_Worker]) -> float | None:
-    """Seconds until the first of these exceeds its limit."""
+    """Return the seconds until the first of these exceeds its limit."""
     deadlines = [worker.deadline for worker in busy if worker.deadline is not None]
     return max(0.0, min(deadlines) - time.monotonic()) + 0.01 if deadlines else None
 
 
 def _crash(status: int | None) -> WorkerLoss:
+    """Describe how a process ended: by the limit of its processor time, or by a crash."""
     if hasattr(signal, "SIGXCPU") and status == -signal.SIGXCPU:
-        return WorkerLoss("took more than its time of the processor", "time")
+        return WorkerLoss("took more processor time than its limit", "time")
     return WorkerLoss(f"its process crashed ({_exit_text(status)})")
 
 
@@ -296,15 +306,16 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _lower(kind: int, value: int) -> None:
-    """Set a limit, or leave a lower one that there is."""
-    _, hard = resource.getrlimit(kind)
-    bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (bound, bound))
+def _lower(kind: int, soft: int, hard: int | None = None) -> None:
+    """Set a limit; a lower one that is in force stays. The hard limit is the soft one if none is given."""
+    _, existing = resource.getrlimit(kind)
+    bound = soft if hard is None else hard
+    bound = bound if existing == resource.RLIM_INFINITY else min(bound, existing)
+    resource.setrlimit(kind, (min(soft, bound), bound))
 
 
 def _address_space() -> int | None:
-    """Bytes of address space of this process, where the system says so."""
+    """Return the bytes of address space of this process, or None where the system does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     except (OSError, ValueError):
@@ -313,7 +324,7 @@ def _address_space() -> int | None:
 
 
 def _serve(connection: Connection, function: Callable[[Any], Any], limits: Limits | None = None) -> None:
-    """The life of a process: an item, its result, and so on until the other side closes."""
+    """Main loop of a child process: receive an item, send its result, until the other side closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which stops this one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     connection.send(None)
@@ -329,7 +340,7 @@ def _serve(connection: Connection, function: Callable[[Any], Any], limits: Limit
         except MemoryError:
             if limits is None:
                 raise
-            result = WorkerLoss("needs more memory than it may have", "memory")
+            result = WorkerLoss("needs more memory than its limit", "memory")
         try:
             connection.send(result)
         except ConnectionError:  # the main process has been killed meanwhile

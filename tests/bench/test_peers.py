@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from emim.bench.networks import NETWORKS, ClipProblem
+import videomae
 from emim.bench.op import wrong_values
-from emim.bench.peers import natten, published, videomae
-from emim.bench.peers.problem import OpPeer, OpProblem
-from emim.bench.peers.registry import op_peers
+from emim.bench.peers import OpPeer, OpProblem
+from emim.bench.peers_installed import op_peers, published_kernels
 from emim.errors import ConfigError
 from emim.ops import BACKENDS, cost_volume_attention
+from networks import NETWORKS, ClipProblem
 
 SMALL = OpProblem(batch=2, heads=2, frames=3, height=5, width=6, head_width=8, window=3)
 NOT_OURS = [name for name in op_peers() if name not in BACKENDS]
@@ -124,9 +124,9 @@ def test_packages_that_are_missing_old_or_broken(monkeypatch: pytest.MonkeyPatch
     for name in ("natten", "transformers"):
         monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.setattr(
-            f"emim.bench.peers.{'natten' if name == 'natten' else 'videomae'}.find_spec", lambda _: None
+            f"{'emim.bench.peers_installed' if name == 'natten' else 'videomae'}.find_spec", lambda _: None
         )
-    assert "not installed" in (natten.why_not(SMALL, "cpu", False) or "")
+    assert "not installed" in (op_peers()["natten"].why_not(SMALL, "cpu", False) or "")
     assert "not installed" in (videomae.why_not(frames=16, size=224) or "")
     monkeypatch.undo()
 
@@ -138,20 +138,20 @@ def test_packages_that_are_missing_old_or_broken(monkeypatch: pytest.MonkeyPatch
     )
     for name in ("natten", "transformers"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    assert natten.why_not(SMALL, "cpu", False) == "natten 0.17.5 is installed; this adapter is for 0.21"
+    assert op_peers()["natten"].why_not(SMALL, "cpu", False) == "natten 0.17.5 is installed; this adapter is for 0.21"
     (tmp_path / "transformers.py").write_text("import a_module_that_is_not_there")
     assert "a_module_that_is_not_there" in (videomae.why_not(frames=16, size=224) or "")
 
 
 def test_published_kernels_need_their_source(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
-        published.peer(tmp_path / "nowhere").why_not(SMALL, "cpu", False)
+        published_kernels(tmp_path / "nowhere").why_not(SMALL, "cpu", False)
     for name in ("nattenqkrpb_cuda.cpp", "nattenqkrpb_cuda_kernel.cu", "nattenav_cuda.cpp"):
         (tmp_path / name).touch()
     with pytest.raises(ConfigError, match=r"has no nattenav_cuda_kernel\.cu"):
-        published.peer(tmp_path).why_not(SMALL, "cpu", False)
+        published_kernels(tmp_path).why_not(SMALL, "cpu", False)
     (tmp_path / "nattenav_cuda_kernel.cu").touch()
-    assert published.peer(tmp_path).why_not(SMALL, "cpu", False) == "they need a GPU"
+    assert published_kernels(tmp_path).why_not(SMALL, "cpu", False) == "they need a GPU"
 
 
 @pytest.mark.parametrize("sizes", [{"window": 4}, {"frames": 0}, {"dtype": "int8"}, {"layout": "upside down"}])

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from emim.bench.timing import Timing, interleaved, quartiles, times_faster
+from emim.bench.measuring import Timing, interleaved, quartiles, times_faster
 
 
 def test_jobs_take_turns_and_warm_up_does_not_count() -> None:

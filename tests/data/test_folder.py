@@ -193,7 +193,7 @@ def test_manifests_split_by_the_same_rule(tmp_path: Path) -> None:
         assert {e.path for e in from_csv} == {e.path for e in from_folder}
         assert fingerprint(from_csv) == fingerprint(from_folder)
     with pytest.raises(DataError, match="not a folder"):
-        load_clips(make(tmp_path, "list.txt") / "list.txt", split="train")
+        load_clips(make(tmp_path, "list.doc") / "list.doc", split="train")
 
 
 def test_segments_of_one_video_stay_on_one_side(tmp_path: Path) -> None:

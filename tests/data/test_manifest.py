@@ -96,9 +96,8 @@ def test_a_range_behind_the_video_names_file_and_row() -> None:
     [
         ("", None, "the file is empty"),
         ("path,label\n", None, "no rows"),
-        ("a.mp4,wave\n", 1, "'path' is missing from the header 'a.mp4,wave'"),
-        ("path;label\na.mp4;wave\n", 1, "'path' is missing"),
-        ("path,label,begin\na.mp4,x,1\n", 1, "unknown column 'begin'"),
+        ("a,wave\n", 1, "'path' is missing from the header 'a,wave'"),
+        ("path,label,strat\na.mp4,x,1\n", 1, "unknown column 'strat'; did you mean 'start'?"),
         ("path,label,label\na.mp4,x,y\n", 1, "'label' occurs twice"),
         ("path,label\na.mp4,x\nb.mp4\n", 3, "1 fields, but the header has 2"),
         ("path,label\nodd, name.mp4,x\n", 2, "3 fields, but the header has 2"),

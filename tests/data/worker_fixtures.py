@@ -21,3 +21,11 @@ def work(item: str) -> str:
     if item == "gigabytes":
         bytearray(4 << 30)
     return item.upper()
+
+
+def limit_processor_and_spin(item: str) -> str:
+    """Use up the processor time that `Limits` allow within a second, whatever the clock says."""
+    from emim.isolation import Limits
+
+    Limits(seconds=0.5).impose()
+    return work("spin" if item else item)

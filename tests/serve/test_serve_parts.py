@@ -1,8 +1,11 @@
-"""Forms as they arrive, pictures that are kept for a while, addresses of this machine, places in the queue."""
+"""Tests of the parts of the server: forms, kept pictures, local addresses, the queue."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +13,8 @@ import pytest
 from video_fixtures import encode
 
 from emim import Recogniser
+from emim.serve import server, upload
+from emim.serve.app import create_app
 from emim.serve.engine import Engine
 from emim.serve.guard import is_local
 from emim.serve.pictures import Results
@@ -17,14 +22,17 @@ from emim.serve.settings import Refusal, Settings
 from emim.serve.upload import Form, check_headers, receive_form
 from serving import BOUNDARY, form, form_type
 
+HEADERS = {"content-type": form_type()}
 
-def receive(body: bytes, path: Path, step: int = 1 << 16, pause: float = 0, seconds: float = 10) -> Form:
+
+def receive(body: bytes, path: Path, step: int = 1 << 16, pause: float = 0, **limits: float) -> Form:
     async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(body), step):
             await asyncio.sleep(pause)
             yield body[start : start + step]
 
-    return asyncio.run(receive_form(chunks(), BOUNDARY.encode(), path, max_bytes=1000, seconds=seconds))
+    settings = dataclasses.replace(Settings(max_mb=1), **limits)
+    return asyncio.run(receive_form(chunks(), HEADERS, path, settings))
 
 
 @pytest.mark.parametrize("step", [1, 7, 1 << 16])
@@ -44,11 +52,11 @@ def test_names_are_short_and_there_is_always_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "reason"),
     [
-        (form(bytes(1001)), 413, "larger than the"),
-        (form(b"x", note="n" * 2000), 400, "longer than 1024 bytes"),
-        (form(b"x", **{f"field{number}": 1 for number in range(20)}), 400, "more than 16 parts"),
-        (form(b"x")[: -len(f"--{BOUNDARY}--\r\n")] + form(b"y"), 400, "one file at a time"),
-        (form(b"x").replace(b"Content-Disposition", b"Other"), 400, "has no name"),
+        (form(bytes((1 << 20) + 1)), 413, "larger than the 1 MB"),
+        (form(b"x", note="n" * 2000), 400, "Part exceeded maximum size of 1KB"),
+        (form(b"x", **{f"field{number}": 1 for number in range(20)}), 400, "Too many fields"),
+        (form(b"x")[: -len(f"--{BOUNDARY}--\r\n")] + form(b"y"), 400, "Too many files"),
+        (form(b"x").replace(b"Content-Disposition", b"Other"), 400, "must be provided"),
         (form(b"x").replace(b"\r\n\r\nx", b"\r\n" + b"a" * 9000 + b"\r\n\r\nx"), 400, "cannot be read"),
         (form(b"x")[:-20], 400, "ends before its end"),
         (form(b""), 422, "is empty"),
@@ -62,7 +70,7 @@ def test_forms_that_are_refused(tmp_path: Path, body: bytes, status: int, reason
 
 def test_a_slow_upload_ends(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="took longer") as caught:
-        receive(form(bytes(500)), tmp_path / "file", step=10, pause=0.05, seconds=0.2)
+        receive(form(bytes(500)), tmp_path / "file", step=10, pause=0.05, upload_seconds=0.2)
     assert caught.value.status == 408
 
 
@@ -71,7 +79,14 @@ def test_an_announced_size_is_believed_when_it_is_too_large() -> None:
     with pytest.raises(Refusal, match="larger") as caught:
         check_headers(headers, 1 << 20)
     assert caught.value.status == 413
-    assert check_headers({"content-type": form_type(), "content-length": "five"}, 1 << 20) == BOUNDARY.encode()
+    check_headers({"content-type": form_type(), "content-length": "five"}, 1 << 20)
+
+
+def test_an_upload_that_trickles_ends_long_before_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "_RATE_AFTER_SECONDS", 0.2)
+    with pytest.raises(Refusal, match="slower than 4 KB a second") as caught:
+        receive(form(bytes(500)), tmp_path / "file", step=1, pause=0.05)
+    assert caught.value.status == 408
 
 
 def test_results_go_by_age_and_by_number(tmp_path: Path) -> None:
@@ -149,3 +164,31 @@ def test_decoding_that_takes_too_long_is_ended(tmp_path: Path) -> None:
             engine.stop()
 
     asyncio.run(answer())
+
+
+def test_half_open_connections_are_closed() -> None:
+    """Headers that come a byte at a time, the second request of a connection too; a whole request is answered."""
+    settings = Settings(header_seconds=0.5)
+    bound = server.bind("127.0.0.1", 0)
+    app = create_app(Recogniser.load(device="cpu"), settings)
+    ready = threading.Event()
+    running = server.make_server(app, settings, started=ready.set, stopping=app.state.begin_to_stop)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [bound]})
+    thread.start()
+    try:
+        assert ready.wait(30)
+        slow = [socket.create_connection(bound.getsockname()[:2], timeout=10) for _ in range(20)]
+        for number, connection in enumerate(slow):
+            if number % 2:
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+            connection.sendall(b"GET /health HT")
+        for connection in slow:
+            answer = b""
+            while piece := connection.recv(1 << 16):
+                answer += piece
+            assert b"HTTP/1.1 408" in answer
+            connection.close()
+    finally:
+        running.should_exit = True
+        thread.join(30)

@@ -20,11 +20,10 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from emim.bench.timing import interleaved, quartiles
+from emim.bench.measuring import interleaved, quartiles
 from emim.data.augment.transforms import AugmentOptions
-from emim.data.batches import EpochBatches
 from emim.data.dataset import TrainClips
-from emim.data.loader import ClipLoader
+from emim.data.loader import ClipLoader, EpochBatches
 from emim.data.manifest import ClipList
 from emim.data.preprocessing import Preprocessing, train_indices
 from emim.data.video import open_video

@@ -17,6 +17,7 @@ import ctypes
 import gc
 import importlib
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -76,11 +77,15 @@ def peak_in_fresh_process(
     Raises:
         ProcessError: the process ended with an error, was killed, or took too long.
     """
+    # The function may be in a script's folder, which only this process has on its path.
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *sys.path]))
     order = json.dumps({"function": function, "arguments": dict(arguments), "threads": threads})
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "emim.bench.memory", order], capture_output=True, text=True, timeout=timeout
-        )
+            [sys.executable, "-m", "emim.bench.memory", order],
+            capture_output=True, text=True, timeout=timeout,
+            env={**os.environ, "PYTHONPATH": path},
+        )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise ProcessError(f"it took more than {timeout:.0f} s") from error
     if done.returncode < 0:

@@ -14,13 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emim.bench.measuring import Report, Row, Settings, Timing, compared, interleaved, select, surroundings
 from emim.bench.memory import PeakMemory, Work, peak_in_fresh_process, peak_on_gpu
-from emim.bench.peers.problem import Op, OpPeer, OpProblem, Outputs
-from emim.bench.peers.registry import op_peers
-from emim.bench.report import Report, Row, compared
-from emim.bench.selection import select
-from emim.bench.settings import Settings, surroundings
-from emim.bench.timing import Timing, interleaved
+from emim.bench.peers import Op, OpPeer, OpProblem, Outputs
+from emim.bench.peers_installed import op_peers
 from emim.errors import ProcessError
 from emim.ops import cost_volume_attention, explain
 

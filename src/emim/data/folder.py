@@ -1,42 +1,59 @@
-"""Labelled clips from a folder of classes, and the split of a list into training and held-out clips.
+"""Labelled clips from a folder of classes or a manifest, and their division into training, validation and test.
 
-Layouts, where a clip is a video file or a folder of .jpg or .png frames:
+Layouts of a folder, where a clip is a video file or a folder of .jpg or .png frames:
 
     root/train/<class>/<clip>    with, optionally, root/val (or root/validation) and root/test
     root/<class>/<clip>          flat
 
-Where the wanted split has no folder of its own:
+A manifest (`emim.data.manifest`) may have a column `split`, whose values stand for these folders. Where the wanted
+split is not there:
 
-- val: a seeded share of the training clips (or of the flat folder), taken class by class.
-- test: the val folder; without one, the same share as val. Model selection has then seen the test clips,
+- val: a seeded share of the training clips (or of all), taken class by class.
+- test: the val split; without one, the same share as val. Model selection has then seen the test clips,
   and the note of the list says so.
-- train: all of the train folder when there is a val folder, else the clips that val does not hold.
+- train: all training clips when there is a val split, else the clips that val does not hold.
 
 The share depends on the seed and the clips' relative paths alone, not on the order that the file system
-lists them in. It goes clip by clip: it cannot know which clips show the same person or scene.
+lists them in. It goes clip by clip, or by groups of clips (`emim.data.splitting`).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from emim.data.manifest import (
-    ClipEntry,
-    ClipList,
-    format_moment,
-    read_manifest,
-    relative_path,
+from emim.data.class_list import PATH_LIMIT, clipped, composed, same_but_for_case
+from emim.data.clip_list import ClipEntry, ClipList, Split, fingerprint, is_manifest
+from emim.data.manifest import check_files_exist, parse_columns, read_manifest
+from emim.data.splitting import (
+    check_apart,
+    check_split_options,
+    group_column,
+    has_splits,
+    join_notes,
+    list_size,
+    split_clips,
 )
 from emim.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_frame_folder
 from emim.errors import ConfigError, DataError
 from emim.utils import nearest
 
-Split = Literal["train", "val", "test"]
+__all__ = [
+    "Split",
+    "discover",
+    "fingerprint",
+    "has_splits",
+    "load_clips",
+    "split_clips",
+    "training_and_validation_clips",
+    "validation_clips",
+]
+
+_log = logging.getLogger(__name__)
 
 _SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
@@ -44,6 +61,8 @@ _SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {
     "test": ("test",),
 }
 _LAYOUT = "expected <root>/<class>/<clip> or <root>/train/<class>/<clip>, clips being videos or frame folders"
+
+_Columns = str | Mapping[str, str] | None
 
 
 def load_clips(
@@ -54,28 +73,140 @@ def load_clips(
     val_share: float = 0.2,
     seed: int = 0,
     max_missing: float = 0.0,
+    columns: _Columns = None,
+    group_by: str | None = None,
 ) -> ClipList:
-    """The clips of one split of a folder of classes (see `discover`) or of a `.csv` manifest.
+    """The clips of one split of a folder of classes or a manifest (rules: see the module's docstring).
 
-    The class list of a manifest is `classes.txt` beside it where there is one (see `read_manifest`).
-
-    A manifest has no split folders: "train" and "val" are the two sides of the seeded split, "test" is the
-    same as "val", and None is every row (what a manifest made for validation or testing alone needs). A share
-    `max_missing` of its rows may name files that are not there: whoever reads them says so then.
+    Args:
+        path: folder, or manifest (a name ending in .csv, .tsv, .tab, .txt or .list).
+        split: "train", "val" or "test"; None for every clip.
+        classes: class names in index order, for example from a checkpoint; see `discover` and `read_manifest`.
+        val_share: share that is held out where there is no val split, in [0, 1).
+        seed: seed of the held-out share.
+        max_missing: share of a manifest's clips that may name files that do not exist. Without a column `split`,
+            all its clips are meant.
+        columns: which column of a manifest holds what (`emim.data.manifest.parse_columns`).
+        group_by: rule by which clips are kept together in the held-out share.
 
     Raises:
         DataError: the path does not exist or is neither a folder nor a manifest, or see `discover`.
         ManifestError: see `read_manifest`.
-        ConfigError: `val_share` is not in [0, 1), or `split` is unknown.
+        ConfigError: `val_share` is not in [0, 1), or `split` is unknown, or `columns` or `group_by` is malformed.
     """
     source = Path(path)
-    if source.suffix.lower() != ".csv" or source.is_dir():
-        return discover(source, split=split, classes=classes, val_share=val_share, seed=seed)
-    _check_options(split, val_share)
-    clip_list = read_manifest(source, classes, max_missing=max_missing)
-    if split is None:
-        return clip_list
-    return _seeded_side(clip_list, split, val_share, seed)
+    check_split_options(split, val_share)
+    if not is_manifest(source):
+        return discover(source, split=split, classes=classes, val_share=val_share, seed=seed, group_by=group_by)
+    clip_list = _read(source, classes, columns, group_by)
+    if not has_splits(clip_list):
+        check_files_exist(clip_list, max_missing)
+    part = split_clips(clip_list, split, val_share=val_share, seed=seed, group_by=group_by)
+    if has_splits(clip_list):
+        check_files_exist(part, max_missing)
+    return part
+
+
+def training_and_validation_clips(
+    path: Path | str,
+    *,
+    val: Path | str | None = None,
+    val_share: float = 0.2,
+    seed: int = 0,
+    max_missing: float = 0.0,
+    columns: _Columns = None,
+    group_by: str | None = None,
+) -> tuple[ClipList, ClipList | None]:
+    """The clips that a run trains on, and those that it is validated on; None where nothing is held out.
+
+    Args:
+        path: folder of classes or manifest.
+        val: folder or manifest of validation clips; None takes the val split of `path`.
+        val_share: see `load_clips`; with `val`, nothing of `path` is held out.
+        seed: seed of the held-out share.
+        max_missing: share of the training clips that may name files that do not exist. Those of `val` are read
+            where they are, and reported where they are not.
+        columns: see `load_clips`.
+        group_by: see `load_clips`. Clips of one group on both sides are an error.
+
+    Raises:
+        DataError: see `load_clips`; or a group is on both sides.
+        ManifestError: see `read_manifest`.
+        ConfigError: see `load_clips`.
+    """
+    source = Path(path)
+    check_split_options(None, val_share)
+    if val is not None:
+        training = _own_clips(source, "train", None, 0.0, seed, max_missing, columns, group_by)
+    elif is_manifest(source):
+        whole = _read(source, None, columns, group_by)
+        rules: dict[str, Any] = {"val_share": val_share, "seed": seed, "group_by": group_by}
+        training, validation = (split_clips(whole, side, **rules) for side in ("train", "val"))
+        if has_splits(whole):
+            check_files_exist(training, max_missing)
+        else:
+            check_files_exist(whole, max_missing)
+    else:
+        training = discover(source, split="train", val_share=val_share, seed=seed, group_by=group_by)
+    if val is not None or not is_manifest(source):
+        validation = validation_clips(
+            path, val=val, classes=training.classes, val_share=val_share, seed=seed, columns=columns, group_by=group_by
+        )
+    check_apart(training, validation, group_by)
+    return training, validation if len(validation) else None
+
+
+def validation_clips(
+    path: Path | str,
+    *,
+    val: Path | str | None = None,
+    classes: Sequence[str] | None = None,
+    val_share: float = 0.2,
+    seed: int = 0,
+    columns: _Columns = None,
+    group_by: str | None = None,
+) -> ClipList:
+    """The clips that a run of these settings is validated on; empty where nothing is held out.
+
+    Files need not exist: those that do not are reported with the clips that cannot be read. Arguments and errors are
+    those of `training_and_validation_clips`; `classes` are the names in index order.
+    """
+    if val is not None:
+        return _own_clips(Path(val), "val", classes, val_share, seed, 1.0, columns, group_by)
+    return load_clips(
+        path, split="val", classes=classes, val_share=val_share, seed=seed, max_missing=1.0, columns=columns,
+        group_by=group_by,
+    )  # fmt: skip
+
+
+def _own_clips(
+    source: Path, split: Split, classes: Sequence[str] | None, val_share: float, seed: int, max_missing: float,
+    columns: _Columns, group_by: str | None,
+) -> ClipList:  # fmt: skip
+    """The clips of a folder or manifest that is given for one split: all of them where it is not divided."""
+    whole: Split | None = split
+    if is_manifest(source):
+        clip_list = _read(source, classes, columns, group_by)
+        whole = split if has_splits(clip_list) else None
+        if whole is not None and not any(entry.split == split for entry in clip_list):
+            raise DataError(f"{source}: no row is of split {split!r}")
+        part = split_clips(clip_list, whole, val_share=val_share, seed=seed)
+        check_files_exist(part, max_missing)
+        return part
+    if group_column(group_by) is not None:
+        group_by = None  # a column of the other part, which is a manifest
+    if split == "val" and os.path.isdir(source) and not _split_folders(source):  # noqa: PTH112
+        whole = None
+    return discover(source, split=whole, classes=classes, val_share=val_share, seed=seed, group_by=group_by)
+
+
+def _read(source: Path, classes: Sequence[str] | None, columns: _Columns, group_by: str | None) -> ClipList:
+    """All rows of a manifest, whose files need not exist, with the groups of a rule `column:NAME`."""
+    chosen = dict(parse_columns(columns) if isinstance(columns, str) else columns or {})
+    column = group_column(group_by)
+    if column is not None and chosen.setdefault("group", column) != column:
+        raise ConfigError(f"group_by {group_by!r}, but columns has group={chosen['group']}; give one of them")
+    return read_manifest(source, classes, columns=chosen, check_files=False)
 
 
 def discover(
@@ -85,6 +216,7 @@ def discover(
     classes: Sequence[str] | None = None,
     val_share: float = 0.2,
     seed: int = 0,
+    group_by: str | None = None,
 ) -> ClipList:
     """The clips of one split of a folder of classes (layouts and rules: see the module's docstring).
 
@@ -96,18 +228,21 @@ def discover(
         val_share: share of each class that is held out where there is no val folder, in [0, 1). 0 gives
             an empty val list. A class of two clips or more has at least one on either side.
         seed: seed of the held-out share.
+        group_by: regular expression by which clips are kept together in the held-out share.
 
     Raises:
         DataError: no such folder, no class folders, no clips, fewer than two classes, or a class that
-            `classes` or the train folder lacks.
-        ConfigError: `val_share` is not in [0, 1), or `split` is unknown.
+            `classes` or the train folder lacks; or groups that leave nothing to hold out.
+        ConfigError: `val_share` is not in [0, 1), `split` is unknown, or `group_by` is malformed.
     """
     root = Path(root)
-    _check_options(split, val_share)
-    if not root.exists():
-        raise DataError(f"{root}: no such folder; {_LAYOUT}")
+    check_split_options(split, val_share)
+    if group_column(group_by) is not None:
+        raise ConfigError(f"group_by {group_by!r}: a folder has no columns; give a regular expression such as s(\\d+)_")
+    if not os.path.exists(root):  # noqa: PTH110 which takes names that are too long
+        raise DataError(f"{clipped(str(root), PATH_LIMIT)}: no such folder; {_LAYOUT}")
     if not root.is_dir():
-        raise DataError(f"{root}: not a folder; give a folder of classes or a .csv manifest")
+        raise DataError(f"{root}: not a folder; give a folder of classes or a manifest (.csv, .tsv, .txt)")
 
     folders = _split_folders(root)
     if not folders:
@@ -116,7 +251,7 @@ def discover(
         clip_list = _to_list(root, [everything], names)
         if split is None:
             return _all_of(clip_list, "the flat folder")
-        return _seeded_side(clip_list, split, val_share, seed)
+        return split_clips(clip_list, split, val_share=val_share, seed=seed, group_by=group_by)
 
     extra = len(_visible(root)) - len(folders)
     beside = f"{extra} other files or folders in {root.name} ignored" if extra else ""
@@ -132,33 +267,10 @@ def discover(
     scan = _scan(own or folders["train"])
     clip_list = _to_list(root, [scan], names, beside)
     if own is None or (split == "train" and "val" not in folders):
-        return _seeded_side(clip_list, split, val_share, seed)
+        return split_clips(clip_list, split, val_share=val_share, seed=seed, group_by=group_by)
     stand_in = " (no test folder; model selection has seen these clips)" if own.name != "test" else ""
-    note = f"{split}: {_size(clip_list)} from folder {own.name}{stand_in if split == 'test' else ''}"
-    return replace(clip_list, note=_join(note, clip_list.note))
-
-
-def fingerprint(clip_list: ClipList) -> dict[str, Any]:
-    """What identifies a list of clips, for checkpoints: JSON-ready, independent of where the data lie.
-
-    Returns:
-        `sha256` over the class names and the sorted relative path, class, start and end of every clip (not
-        over the videos' contents), `num_clips`, and `counts`, the number of clips by class.
-    """
-    lines = sorted(
-        "\t".join(
-            (
-                relative_path(entry.path, clip_list.root),
-                clip_list.classes[entry.label],
-                format_moment(entry.start, entry.unit),
-                format_moment(entry.end, entry.unit),
-            )
-        )
-        for entry in clip_list
-    )
-    text = "\n".join((*clip_list.classes, "", *lines))
-    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-    return {"sha256": digest, "num_clips": len(clip_list), "counts": clip_list.counts()}
+    note = f"{split}: {list_size(clip_list)} from folder {own.name}{stand_in if split == 'test' else ''}"
+    return replace(clip_list, note=join_notes(note, clip_list.note))
 
 
 @dataclass(frozen=True)
@@ -169,13 +281,6 @@ class _Scan:
     clips: dict[str, list[Path]]
     empty: list[str]
     others: int
-
-
-def _check_options(split: str | None, val_share: float) -> None:
-    if split is not None and split not in _SPLIT_FOLDERS:
-        raise ConfigError(f"unknown split {split!r}; known are {', '.join(_SPLIT_FOLDERS)}")
-    if not 0 <= val_share < 1:
-        raise ConfigError(f"val_share must be at least 0 and under 1, got {val_share}")
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -223,13 +328,16 @@ def _scan(folder: Path) -> _Scan:
         found = [path for path in members if _is_clip(path)]
         others += len(members) - len(found)
         if found:
-            clips[class_folder.name] = found
+            clips.setdefault(composed(class_folder.name), []).extend(found)
         else:
             empty.append(class_folder.name)
     if not clips:
         images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in _visible(class_folders[0]))
         hint = f"; images of one clip belong in a folder of their own, {class_folders[0]}/<clip>/" if images else ""
         raise DataError(f"{folder}: no clips in {len(class_folders)} class folders{hint}; {_LAYOUT}")
+    pair = same_but_for_case(clips)
+    if pair is not None:
+        _log.warning("%s: class folders %r and %r differ in upper and lower case or spaces alone", folder, *pair)
     return _Scan(folder, clips, empty, others)
 
 
@@ -250,7 +358,7 @@ def _train_classes(folders: dict[Split, Path]) -> tuple[str, ...]:
 
 
 def _to_list(root: Path, scans: list[_Scan], names: tuple[str, ...], note: str = "") -> ClipList:
-    index_of = {name: index for index, name in enumerate(names)}
+    index_of = {composed(name): index for index, name in enumerate(names)}
     entries: list[ClipEntry] = []
     notes: list[str] = [note]
     for scan in scans:
@@ -266,62 +374,8 @@ def _to_list(root: Path, scans: list[_Scan], names: tuple[str, ...], note: str =
             notes.append(f"left out in {scan.folder.name}: class folders without clips: {', '.join(scan.empty)}")
         if scan.others:
             notes.append(f"{scan.others} other files or folders in {scan.folder.name} ignored")
-    return ClipList(tuple(entries), names, root, _join(*notes))
+    return ClipList(tuple(entries), names, root, join_notes(*notes))
 
 
 def _all_of(clip_list: ClipList, parts: str) -> ClipList:
-    return replace(clip_list, note=_join(f"all: {_size(clip_list)} from {parts}", clip_list.note))
-
-
-def _seeded_side(clip_list: ClipList, split: Split, val_share: float, seed: int) -> ClipList:
-    """The training side ("train") or the held-out side ("val", "test") of the seeded split."""
-    held = _held_out_rows(clip_list, val_share, seed)
-    wanted = [i for i in range(len(clip_list)) if (i in held) != (split == "train")]
-    side = replace(clip_list, entries=tuple(clip_list.entries[i] for i in wanted))
-    if val_share == 0 and split == "train":
-        return replace(side, note=_join(f"{split}: {_size(side)}; nothing held out", clip_list.note))
-    how = f"{val_share:.0%} of each class held out by seed {seed} from {len(clip_list)} clips, clip by clip"
-    how += " (clips of one person or scene may be on both sides)"
-    if split == "test":
-        how += "; no test set of its own, so this is the val share, which model selection has seen"
-    return replace(side, note=_join(f"{split}: {_size(side)}; {how}", clip_list.note))
-
-
-def _held_out_rows(clip_list: ClipList, val_share: float, seed: int) -> set[int]:
-    """Positions of the held-out clips.
-
-    Videos come in the order of a hash of seed and path, and each goes to the held-out side while one of its
-    classes still wants clips there. All segments of one video stay on one side, so that no frame is on both.
-    """
-    if val_share == 0:
-        return set()
-    sizes = Counter(entry.label for entry in clip_list)
-    wanted = {
-        label: min(max(1, int(val_share * size + 0.5)), size - 1) if size > 1 else 0 for label, size in sizes.items()
-    }
-    videos: dict[str, list[int]] = {}
-    for position, entry in enumerate(clip_list):
-        videos.setdefault(relative_path(entry.path, clip_list.root), []).append(position)
-
-    held: set[int] = set()
-    taken: Counter[int] = Counter()
-    for name in sorted(videos, key=lambda name: _rank(seed, name)):
-        labels = Counter(clip_list.entries[position].label for position in videos[name])
-        useful = any(taken[label] < wanted[label] for label in labels)
-        leaves_some = all(taken[label] + count < sizes[label] for label, count in labels.items())
-        if useful and leaves_some:
-            held.update(videos[name])
-            taken.update(labels)
-    return held
-
-
-def _rank(seed: int, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()
-
-
-def _size(clip_list: ClipList) -> str:
-    return f"{len(clip_list)} clips of {len(clip_list.classes)} classes"
-
-
-def _join(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
+    return replace(clip_list, note=join_notes(f"all: {list_size(clip_list)} from {parts}", clip_list.note))

@@ -1,7 +1,7 @@
-"""Decodes one video completely and says what is wrong with it. Runs in worker processes.
+"""Decode one video completely and report its problems. Runs in worker processes.
 
-What counts as damage: the decoder refuses a packet, says that it conceals errors, or gives another number of
-frames than the file announces. Codecs carry no checksum, so bytes that still decode, to a wrong picture, cannot
+A video counts as damaged if the decoder refuses a packet, reports that it conceals errors, or returns another number
+of frames than the file announces. Codecs carry no checksum, so bytes that still decode, to a wrong picture, cannot
 be told from others.
 
 Shapes: H height, W width, C the three colours red, green, blue.
@@ -19,11 +19,12 @@ from typing import Literal
 
 from av.video.reformatter import VideoReformatter
 
-from emim.data.manifest import relative_path
 from emim.data.video import VideoFileReader, open_video
 from emim.data.video.clip_source import VideoReader
 from emim.data.video.full_decode import FullDecode
 from emim.errors import TruncatedVideoError, VideoError
+
+__all__ = ["MAX_FPS", "VARIABLE_FACTOR", "Finding", "Severity", "VideoCheck", "VideoFacts", "check_video"]
 
 Severity = Literal["error", "warning", "note"]
 
@@ -46,7 +47,7 @@ _MESSAGE_WIDTH = 70
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with a video: kind, severity and reason in words."""
+    """A problem of a video: kind, severity and reason in words."""
 
     kind: str
     severity: Severity
@@ -55,7 +56,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a complete decode of a video shows.
+    """Facts about a video from decoding all of it.
 
     Attributes:
         frames: number of frames.
@@ -78,7 +79,7 @@ class VideoFacts:
 
 @dataclass(frozen=True)
 class VideoCheck:
-    """What was found; no facts when the video does not decode to its end."""
+    """Result of a check; no facts if the video does not decode to its end."""
 
     facts: VideoFacts | None
     findings: tuple[Finding, ...]
@@ -178,36 +179,3 @@ def _unevenness(gaps: list[float]) -> list[Finding]:
         f"{middle * 1000:.0f} ms at the median"
     )
     return [Finding("variable fps", "note", reason)]
-
-
-_PLAIN = "no such file"
-
-
-def explain_missing(path: Path, root: Path) -> str:
-    """One line on what lies close to a path at which there is nothing; paths are said relative to `root`."""
-    here = Path(path.anchor)
-    parts = path.parts[1:] if path.anchor else path.parts
-    respelled = False
-    for number, part in enumerate(parts):
-        if (here / part).exists():
-            here /= part
-            continue
-        names = _names(here)
-        same = sorted(name for name in names if name.casefold() == part.casefold())
-        if same:
-            here, respelled = here / same[0], True
-            continue
-        if number < len(parts) - 1:
-            return f"no such file; there is no folder {relative_path(here / part, root)}"
-        stem = Path(part).stem.casefold()
-        kin = sorted(name for name in names if Path(name).stem.casefold() == stem)
-        return f"no such file; with another extension there is {relative_path(here / kin[0], root)}" if kin else _PLAIN
-    found = relative_path(here, root)
-    return f"no such file; in other upper and lower case there is {found}" if respelled else _PLAIN
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [child.name for child in folder.iterdir()]
-    except OSError:
-        return []

@@ -1,35 +1,40 @@
-"""Load weights into a network, and say exactly what happened to each of them."""
+"""Load weights into a network, and report what happened to each of them."""
 
 from __future__ import annotations
 
+import logging
 import os
-import pickle
-import re
-import warnings
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from emim.errors import CheckpointError
+from emim.models.tensor_file import TensorFile, read_tensor_file
 
-_NESTING_KEYS = ("model", "model_state", "state_dict", "module")
-"""Keys under which published checkpoints keep the weights."""
+__all__ = [
+    "MIN_COVERAGE",
+    "LoadReport",
+    "check_fit",
+    "load_all_weights",
+    "load_checkpoint",
+    "load_weights",
+    "log_report",
+]
 
-_PREFIXES = ("module.", "model.")
-"""Prefixes that wrappers (data parallel, training modules) put before every name."""
+_log = logging.getLogger(__name__)
 
-_MAX_LISTED = 12
+MIN_COVERAGE: Final = 0.8
+"""Least share of a network's values that a checkpoint must hold, where the caller gives none."""
+
+_MAX_LISTED: Final = 12
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_checkpoint` did, by name of the network's parameter or buffer.
+    """The result of loading a checkpoint, by name of the network's parameter or buffer.
 
     Attributes:
         path: the checkpoint.
@@ -74,34 +79,48 @@ def load_checkpoint(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
-    min_coverage: float = 0.8,
+    min_coverage: float = MIN_COVERAGE,
     verbose: bool = True,
 ) -> LoadReport:
     """Load weights by name, inflate 2-D kernels, and report.
 
     Takes safetensors, and `.pth` / `.pt` files with the weights bare or under `model`, `model_state`,
-    `state_dict` or `module`, with or without a `module.` prefix. Pickles are read with torch's
-    `weights_only=True`, so a file cannot run code. A 2-D kernel [o, i, h, w] is repeated over the T frames
-    of the network's kernel [o, i, T, h, w] and divided by T. A head of another class count is skipped.
+    `state_dict` or `module`, with or without a `module.` prefix. A file cannot run code
+    (see `emim.models.tensor_file`). A 2-D kernel [o, i, h, w] is repeated over the T frames of the network's kernel
+    [o, i, T, h, w] and divided by T. A head of another class count is skipped.
 
     Args:
         model: network to fill; unchanged if an error is raised.
         path: the checkpoint.
         min_coverage: least share of the network's values that must come from the checkpoint. The head is
             left out of account where it was skipped for its class count.
-        verbose: print the report.
+        verbose: log the report (`log_report`).
 
     Raises:
-        CheckpointError: the file is missing, unreadable, would run code, holds NaN or Inf, or covers too
-            little of the network.
+        CheckpointError: the file is missing, unreadable, would run code, holds weights of another type, NaN, infinities
+            or negative variances, or covers too little of the network.
     """
-    tensors = read_tensors(path)
+    report = load_weights(model, read_tensor_file(Path(path)), min_coverage=min_coverage)
+    if verbose:
+        log_report(report)
+    return report
+
+
+def log_report(report: LoadReport) -> None:
+    """Log a report: as a warning where something is skipped, missing or unexpected, else as information."""
+    complete = not (report.skipped or report.missing or report.unexpected)
+    _log.log(logging.INFO if complete else logging.WARNING, "%s", report)
+
+
+def load_weights(model: nn.Module, file: TensorFile, *, min_coverage: float) -> LoadReport:
+    """Load the weights of a file that has been read; see `load_checkpoint`."""
+    path, tensors = file.path, file.tensors
     targets = model.state_dict()
-    plan = _plan(targets, tensors)
-    head_skipped = {name for name in plan.skipped if name.split(".")[0] == "head"}
+    plan = _plan(path, targets, tensors)
+    head_skipped = {name for name in plan.skipped if _is_head(name)}
     counted = {name: value.numel() for name, value in targets.items() if name not in head_skipped}
     report = LoadReport(
-        path=Path(path),
+        path=path,
         matched=tuple(plan.matched),
         inflated=tuple(plan.inflated),
         skipped=plan.skipped,
@@ -115,72 +134,60 @@ def load_checkpoint(
             f"{min_coverage:.0%} are needed. Is it a checkpoint of another network?\n{report}"
         )
     model.load_state_dict(plan.values, strict=False)
-    if verbose:
-        print(report)
     return report
 
 
-def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The weights in a checkpoint by their plain names, on the CPU; nesting and prefixes removed.
+def check_fit(path: Path, targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless weights have exactly the names, the shapes and the kind of types of a network's.
+
+    Args:
+        path: file to name in the error.
+        targets: the network's `state_dict()`; tensors on the meta device will do.
+        tensors: the weights.
+    """
+    for name, target in targets.items():
+        if name not in tensors:
+            raise CheckpointError(f"{path}: {name} is missing, {list(target.shape)} in the network")
+        if tensors[name].shape != target.shape:
+            raise CheckpointError(
+                f"{path}: {name} has the shape {list(tensors[name].shape)}, {list(target.shape)} in the network"
+            )
+        _check_type(path, name, tensors[name], target)
+    for name in tensors:
+        if name not in targets:
+            raise CheckpointError(f"{path}: {name[:200]} is no weight of the network")
+
+
+def load_all_weights(model: nn.Module, path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Load all weights of a network; `check_fit` has been asked.
 
     Raises:
-        CheckpointError: the file is missing, unreadable, would run code, or holds no weights.
+        CheckpointError: a weight is NaN or infinite, or a variance negative.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    for key in _NESTING_KEYS:
-        inner = content.get(key)
-        if isinstance(inner, Mapping):
-            content = inner
-            break
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointError(
-            f"{path}: no weights found, neither at the top nor under {', '.join(_NESTING_KEYS)}; "
-            f"its keys are {', '.join(map(str, list(content)[:8])) or 'none'}"
-        )
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
+    for name, value in tensors.items():
+        _check_values(path, name, value)
+    model.load_state_dict(dict(tensors))
 
 
-def _read_safetensors(path: Path) -> Mapping[str, object]:
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+def _check_type(path: Path, name: str, source: Tensor, target: Tensor) -> None:
+    if source.is_floating_point() != target.is_floating_point():
+        raise CheckpointError(f"{path}: {name} has values of type {source.dtype}, {target.dtype} in the network")
 
 
-def _read_pickle(path: Path) -> Mapping[str, object]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch warns of pickle protocols that it then refuses
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        detail = f" (it asks for {asked.group(1)})" if asked else ""
-        raise CheckpointError(
-            f"{path}: refused, it is not a file of weights alone{detail}, and reading anything else in a pickle could "
-            "run code. If you trust it, load it yourself and save its state_dict, best as safetensors"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({_first_line(error)})") from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
-    return content
+def _check_values(path: Path, name: str, source: Tensor) -> None:
+    if source.is_floating_point() and not source.isfinite().all():
+        raise CheckpointError(f"{path}: {name} holds NaN or Inf in this checkpoint; it cannot be used")
+    if name.endswith("running_var") and source.numel() and (least := source.min().item()) < 0:
+        raise CheckpointError(f"{path}: {name} is a variance, but holds {least:g}; it cannot be used")
 
 
-def _plan(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Plan:
+def _plan(path: Path, targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Plan:
     plan = _Plan()
     for name, target in targets.items():
         if name not in tensors:
             continue
         source = tensors[name]
-        if source.is_floating_point() and not source.isfinite().all():
-            raise CheckpointError(f"{name} holds NaN or Inf in this checkpoint; it cannot be used")
+        _check_type(path, name, source, target)
         if source.shape == target.shape:
             plan.values[name] = source
             plan.matched.append(name)
@@ -188,11 +195,17 @@ def _plan(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Plan
             frames = target.shape[2]
             plan.values[name] = (source / frames).unsqueeze(2).expand(target.shape)
             plan.inflated.append(name)
-        elif name.split(".")[0] == "head":
+        elif _is_head(name) and source.dim() == target.dim():
             plan.skipped[name] = f"{source.shape[0]} classes there, {target.shape[0]} here"
         else:
             plan.skipped[name] = f"shape {list(source.shape)} there, {list(target.shape)} here"
+        if name in plan.values:
+            _check_values(path, name, source)
     return plan
+
+
+def _is_head(name: str) -> bool:
+    return name.split(".")[0] == "head"
 
 
 def _is_flat_kernel(source: Tensor, target: Tensor) -> bool:
@@ -203,14 +216,9 @@ def _is_flat_kernel(source: Tensor, target: Tensor) -> bool:
     )
 
 
-def _listing(title: str, names: list[str] | tuple[str, ...]) -> list[str]:
+def _listing(title: str, names: Sequence[str]) -> list[str]:
     if not names:
         return []
     rest = len(names) - _MAX_LISTED
     shown = [f"    {name}" for name in names[:_MAX_LISTED]]
     return [f"  {title}:", *shown, *([f"    and {rest} more"] if rest > 0 else [])]
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Create networks by name."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from emim.errors import ConfigError, UnknownNameError
+from emim.models.checkpoint import MIN_COVERAGE, load_weights, log_report
+from emim.models.tensor_file import TensorFile, read_tensor_file
 from emim.models.uniformer import UniFormer
 from emim.utils import nearest
+
+__all__ = ["ARCHITECTURES", "DEFAULT_NUM_CLASSES", "Architecture", "create_model", "list_models"]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A named network: what it is, and the arguments of `UniFormer` that make it."""
+    """A named network: a summary, and the arguments of `UniFormer` that make it."""
 
     summary: str
     arguments: Mapping[str, Any]
@@ -24,7 +29,7 @@ class Architecture:
 
 _SMALL: Final = {"depths": (3, 4, 8, 3), "widths": (64, 128, 320, 512)}
 _BASE: Final = {"depths": (5, 8, 20, 7), "widths": (64, 128, 320, 512)}
-# For small inputs: the attention stages keep tokens twice as fine as the published networks do.
+# For small inputs: the attention stages have twice as many tokens along each side as the published networks.
 _TINY: Final = {
     "depths": (1, 1, 2, 2),
     "widths": (24, 48, 96, 192),
@@ -39,15 +44,15 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
         "uniformer_small_emim": Architecture("UniFormer-S with EMIM, as published", {**_SMALL, "emim": True}),
         "uniformer_base": Architecture("UniFormer-B, as published", {**_BASE, "emim": False}),
         "uniformer_base_emim": Architecture("UniFormer-B with EMIM, as published", {**_BASE, "emim": True}),
-        "uniformer_tiny": Architecture("our small one for CPUs, plain", {**_TINY, "emim": False}),
+        "uniformer_tiny": Architecture("small, for CPUs; ours", {**_TINY, "emim": False}),
         "uniformer_tiny_emim": Architecture(
-            "our small one for CPUs, with EMIM", {**_TINY, "emim": True, "motion_start": "correlation"}
+            "small, for CPUs, with EMIM; ours", {**_TINY, "emim": True, "motion_start": "correlation"}
         ),
     }
 )
 
 DEFAULT_NUM_CLASSES: Final = 400
-"""Kinetics-400, where neither the caller nor the checkpoint says otherwise."""
+"""Those of Kinetics-400, unless the caller or the checkpoint gives another number."""
 
 
 def list_models() -> list[str]:
@@ -66,7 +71,7 @@ def create_model(
     Args:
         name: one of `list_models()`.
         num_classes: classes of the head; by default those of `checkpoint` if it states them, else 400.
-        checkpoint: weights to load, through `load_checkpoint` (which prints its report).
+        checkpoint: weights to load, as `load_checkpoint` does (which logs its report).
         overrides: other arguments of `UniFormer`, such as `stem_stride`, `window` or `drop_path`.
 
     Raises:
@@ -80,24 +85,19 @@ def create_model(
     for key in overrides:
         if key not in known:
             raise ConfigError(f"{name} has no argument {key!r}; {nearest(key, known)}")
+    file = None if checkpoint is None else read_tensor_file(Path(checkpoint))
     if num_classes is None:
-        num_classes = _classes_of(checkpoint) or DEFAULT_NUM_CLASSES
+        num_classes = DEFAULT_NUM_CLASSES if file is None else _classes_in(file) or DEFAULT_NUM_CLASSES
     arguments = {**ARCHITECTURES[name].arguments, **overrides, "num_classes": num_classes}
     try:
         model = UniFormer(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{name}: {error}") from error
-    if checkpoint is not None:
-        from emim.models.checkpoint import load_checkpoint
-
-        load_checkpoint(model, checkpoint)
+    if file is not None:
+        log_report(load_weights(model, file, min_coverage=MIN_COVERAGE))
     return model
 
 
-def _classes_of(checkpoint: str | os.PathLike[str] | None) -> int | None:
-    if checkpoint is None:
-        return None
-    from emim.models.checkpoint import read_tensors
-
-    head = read_tensors(checkpoint).get("head.weight")
+def _classes_in(file: TensorFile) -> int | None:
+    head = file.tensors.get("head.weight")
     return None if head is None or head.dim() != 2 else int(head.shape[0])

@@ -1,39 +1,20 @@
-"""The clips that a run is tested on when none are given: its own validation clips."""
+"""Validation clips of a run, for a report without --data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from emim.data.folder import load_clips
 from emim.data.manifest import ClipList
 from emim.errors import DataError
+from emim.training import run_folder
 from emim.training.config import RunConfig
 
 GIVE_DATA = "give labelled clips with --data (a folder of classes, or a manifest CSV)"
 
 
 def validation_clips(config: RunConfig, classes: Sequence[str]) -> ClipList:
-    """The validation clips of a configuration, in its split.
-
-    Raises:
-        DataError: there are none, or they are not where the run found them; says what to give instead.
-    """
-    data = config.data
-    if data.path is None:
-        raise DataError(f"the configuration names no data; {GIVE_DATA}")
-    source = data.val or data.path
-    is_own_list = data.val is not None and source.endswith(".csv")
+    """Load the validation clips of a configuration; see `emim.training.run_folder.validation_clips`."""
     try:
-        found = load_clips(
-            source,
-            split=None if is_own_list else "val",
-            classes=classes,
-            val_share=data.val_share,
-            seed=config.trainer.seed,
-            max_missing=1.0,  # what is not there is listed as missing, with the rest
-        )
+        return run_folder.validation_clips(config, classes)
     except DataError as error:
-        raise DataError(f"the run's validation clips are not to be had from here ({error}); {GIVE_DATA}") from error
-    if not len(found):
-        raise DataError(f"the run held out no clips for validation; {GIVE_DATA}")
-    return found
+        raise DataError(f"{error}; {GIVE_DATA}") from error

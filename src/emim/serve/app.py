@@ -1,4 +1,4 @@
-"""The page, the JSON endpoint and the health endpoint, as an ASGI application."""
+"""ASGI application: the page, the JSON endpoint and the health endpoint."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from emim.serve.upload import Form, check_headers, receive_form
 PAGE = Path(__file__).with_name("page")
 _DRAIN_BYTES, _DRAIN_SECONDS = 64 << 20, 5.0
 _SWEEP_SECONDS = 15.0
-_NOBODY = 499
-"""The status that servers use among themselves for a client that has gone; nobody sees it."""
+_CLIENT_GONE = 499
+"""The customary status for a client that has disconnected; it is never sent."""
 
 
 def create_app(
     recogniser: Recogniser, settings: Settings | None = None, *, host: str = "127.0.0.1", name: str = "bundled"
 ) -> Starlette:
-    """The application; serve it with any ASGI server, as one process.
+    """Create the application, to be served by any ASGI server in one process.
 
-    `app.state.begin_to_stop()` makes it refuse what waits, so that the server can end soon.
+    `app.state.begin_to_stop()` makes it refuse waiting requests, so that the server can end soon.
 
     Args:
         recogniser: the trained network.
-        settings: what is allowed.
-        host: the address that it will listen at, see `emim.serve.guard`.
-        name: what to call the checkpoint.
+        settings: limits.
+        host: address that it will listen at, see `emim.serve.guard`.
+        name: display name of the checkpoint.
     """
     service = _Service(recogniser, settings or Settings(), name)
     routes = [
@@ -67,7 +67,7 @@ def create_app(
 
 
 class _Body:
-    """The body of a request, and whether all of it has come."""
+    """The body of a request, with a record of whether all of it has arrived."""
 
     def __init__(self, request: Request) -> None:
         self._receive = request.receive
@@ -80,11 +80,11 @@ class _Body:
         return message
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """What comes; raises `ClientDisconnect` when the client goes."""
+        """Return the chunks as they arrive; raises `ClientDisconnect` when the client disconnects."""
         return self._stream
 
     async def drain(self) -> None:
-        """Read on for a moment and throw it away: a client that is still sending would see a closed connection only."""
+        """Read on for a moment and discard it: a client that is still sending would only see a closed connection."""
         left = _DRAIN_BYTES
         with anyio.move_on_after(_DRAIN_SECONDS):
             while left > 0 and not self._ended:
@@ -92,7 +92,7 @@ class _Body:
 
 
 class _Service:
-    """What the requests share."""
+    """State shared by the requests, and their handlers."""
 
     def __init__(self, recogniser: Recogniser, settings: Settings, name: str) -> None:
         self.recogniser = recogniser
@@ -105,7 +105,7 @@ class _Service:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """All files are in one folder, which goes at the end."""
+        """Keep all files in one folder, which is deleted at the end."""
         with tempfile.TemporaryDirectory(prefix="emim-serve-") as folder:
             self.uploads = Path(folder) / "uploads"
             self.uploads.mkdir()
@@ -128,7 +128,7 @@ class _Service:
             self.results.forget_old()
 
     async def health(self, request: Request) -> Response:
-        """What runs here, and how much waits."""
+        """Answer with the model, the queue and the limits."""
         settings, engine = self.settings, self.engine
         return JSONResponse(
             {
@@ -147,14 +147,14 @@ class _Service:
         )
 
     async def predict(self, request: Request) -> Response:
-        """The best classes of the video in a form."""
+        """Answer with the best classes of the video in a form."""
         body = _Body(request)
         try:
             with self.engine.place(), tempfile.TemporaryDirectory(dir=self.uploads) as folder:
                 return await self._predict(request, body, Path(folder))
         except ClientDisconnect:
-            return Response(status_code=_NOBODY)
-        except asyncio.CancelledError:  # by the server, which has waited long enough for it to end
+            return Response(status_code=_CLIENT_GONE)
+        except asyncio.CancelledError:  # by the server, at the end of its grace period
             return JSONResponse({"error": "The server is stopping."}, 503)
         except Refusal:
             await body.drain()
@@ -163,11 +163,9 @@ class _Service:
     async def _predict(self, request: Request, body: _Body, folder: Path) -> Response:
         started = time.monotonic()
         settings = self.settings
-        boundary = check_headers(request.headers, settings.max_bytes)
+        check_headers(request.headers, settings.max_bytes)
         path = folder / "upload"
-        form = await receive_form(
-            body.chunks(), boundary, path, max_bytes=settings.max_bytes, seconds=settings.upload_seconds
-        )
+        form = await receive_form(body.chunks(), request.headers, path, settings)
         topk = _topk(form.values)
         drawn = folder / "pictures" if _wants_pictures(form.values) else None
         if drawn is not None:
@@ -193,7 +191,7 @@ class _Service:
         }
 
     async def picture(self, request: Request) -> Response:
-        """A picture of a result."""
+        """Answer with a picture of a result."""
         path = self.results.find(request.path_params["result"], request.path_params["picture"])
         if path is None:
             raise Refusal(404, "There is no such picture any more; send the video again.")
@@ -232,10 +230,10 @@ def _wants_pictures(values: Mapping[str, str]) -> bool:
 
 
 async def _while_connected(request: Request, work: Any) -> Answer:
-    """The work's result; it is cancelled when the client goes.
+    """Return the result of the work, and cancel it if the client disconnects.
 
     Raises:
-        ClientDisconnect: the client has gone.
+        ClientDisconnect: the client has disconnected.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_until_gone(request))

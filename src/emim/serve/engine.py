@@ -1,4 +1,4 @@
-"""From an upload to its prediction: decoded elsewhere, one video at a time on the network, a bounded number waiting."""
+"""Predict uploads: decoding in isolated processes, the network on one video at a time, a bounded queue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import torch
 
 from emim.data.preprocessing import finish_views
 from emim.inference.recogniser import Prediction, Recogniser
-from emim.inference.scoring import check_finite
 from emim.isolation import WorkerLoss, call_isolated, preload
 from emim.serve.intake import MODULES, Intake, Upload, take_in
 from emim.serve.pictures import Pictures, StoppedError, draw_pictures
@@ -27,13 +26,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said of an upload.
+    """The result of an upload.
 
     Attributes:
         predictions: best first.
-        intake: what the upload holds.
-        pictures: None where none were asked for.
-        seconds: by the clock, of "read" (decoding), "predict" and "pictures"; without waiting for others.
+        intake: the decoded upload.
+        pictures: None if none were requested.
+        seconds: wall-clock time of "read" (decoding), "predict" and "pictures", without waiting in the queue.
     """
 
     predictions: list[Prediction]
@@ -43,11 +42,11 @@ class Answer:
 
 
 class Engine:
-    """Answers uploads with a trained network.
+    """Runs a trained network on uploads.
 
     Args:
         recogniser: the network.
-        settings: what is allowed.
+        settings: limits.
     """
 
     def __init__(self, recogniser: Recogniser, settings: Settings) -> None:
@@ -65,10 +64,10 @@ class Engine:
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
-        """A place among those that wait, or that the network is at.
+        """Hold a slot in the request queue.
 
         Raises:
-            Refusal: there is none left.
+            Refusal: the queue is full.
         """
         self._check_running()
         if self.active > self.settings.waiting:
@@ -85,13 +84,13 @@ class Engine:
             self.active -= 1
 
     async def answer(self, path: Path, name: str, *, topk: int, pictures: Path | None = None) -> Answer:
-        """Predict an upload; cancelled, it stops what can be stopped and returns when nothing of it runs any more.
+        """Predict an upload. When cancelled, stop its work and return once none of it runs any more.
 
         Args:
             path: the upload.
-            name: what its sender calls it.
-            topk: how many classes.
-            pictures: an empty folder for pictures; None draws none.
+            name: the sender's name for it.
+            topk: number of classes.
+            pictures: an empty folder for pictures; None for no pictures.
 
         Raises:
             Refusal: it cannot be read within the limits.
@@ -125,13 +124,13 @@ class Engine:
             self._stops.discard(stopped)
 
     def begin_to_stop(self) -> None:
-        """Refuse what comes and what waits, and tell what is under way to stop."""
+        """Refuse new and waiting requests, and signal the running ones to stop."""
         self._stopping = True
         for stopped in list(self._stops):
             stopped.set()
 
     def stop(self) -> None:
-        """The same, and wait until everything has stopped."""
+        """Call `begin_to_stop` and wait until all work has ended."""
         self.begin_to_stop()
         self._readers.shutdown(cancel_futures=True)
         self._runner.shutdown(cancel_futures=True)
@@ -141,7 +140,7 @@ class Engine:
             raise _stopping()
 
     def _warm_up(self) -> None:
-        """Start what readers are copies of, which takes seconds, before somebody waits for it."""
+        """Start the fork server of the readers, which takes seconds, before the first request needs it."""
         nothing = Upload(Path("nothing"), "nothing", self.recogniser.preprocessing, self.settings.max_seconds)
         call_isolated(take_in, nothing, self.settings.reading)
 
@@ -158,9 +157,7 @@ class Engine:
 
     def _predict(self, intake: Intake, name: str, topk: int) -> list[Prediction]:
         views_VCTHW = finish_views(torch.from_numpy(intake.views_VCTHW), self.recogniser.preprocessing)
-        score_K = self.recogniser.score(views_VCTHW)
-        check_finite(score_K, name, self.recogniser.precision)
-        return self.recogniser.best(score_K, topk)
+        return self.recogniser.best(self.recogniser.score(views_VCTHW, name), topk)
 
 
 def _stopping() -> Refusal:
@@ -179,20 +176,20 @@ def _refusal_of(loss: WorkerLoss, name: str, settings: Settings) -> Refusal:
         )
     if loss.kind == "stopped":
         return _stopping()
-    return Refusal(422, f"{name}: the decoder crashed on it ({loss.reason}), so it is damaged; export it again.")
+    return Refusal(422, f"{name}: the decoder crashed on it ({loss.reason}); it is probably damaged, export it again.")
 
 
 async def _in_thread(threads: ThreadPoolExecutor, stopped: threading.Event, call: Callable[[], T]) -> T:
-    """The call's result. When this is cancelled, the call is told to stop, and awaited all the same."""
+    """Return the call's result. When this is cancelled, signal the call to stop and still wait for its end."""
     submitted = threads.submit(call)
     future = asyncio.wrap_future(submitted)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
         stopped.set()
-        if not submitted.cancel():  # it runs; cancelling `future` would not end it, but end the wait for it
+        if not submitted.cancel():  # it runs; cancelling `future` would end only the wait for it
             await asyncio.wait([future])
-            future.exception()  # nobody wants it any more, and asyncio complains of those that nobody has looked at
+            future.exception()  # asyncio warns of exceptions that were never retrieved
         raise
 
 

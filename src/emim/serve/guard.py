@@ -1,7 +1,7 @@
-"""Who may ask: nobody through another site's page, and no page may be lent to another site or load from one.
+"""Middleware against CSRF, DNS rebinding and framing.
 
-A server on localhost can be reached by every page that a browser shows. Such a page's requests carry its own origin,
-and when it gives its own name this machine's address (DNS rebinding), that name as the host.
+Every page that a browser shows can send requests to a server on localhost. Such requests carry the page's own origin;
+under DNS rebinding, where the page's name resolves to this machine, they carry that name as the host.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _HEADERS = {
 
 
 class Guard:
-    """Refuses requests of other sites' pages, and adds the headers that keep ours to itself.
+    """Middleware that refuses requests from pages of other sites and adds protective headers to every response.
 
     Args:
-        app: what is guarded.
-        host: the address that the server listens at. Where it is this machine's own, others are refused as names.
+        app: the application.
+        host: address that the server listens at. If it is a loopback address, other host names are refused.
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:
@@ -67,7 +67,7 @@ class Guard:
 
 
 def is_local(host: str) -> bool:
-    """Whether an address or name is this machine's own, which others cannot reach."""
+    """Return True for a loopback address or name, which other machines cannot reach."""
     if host.lower() == "localhost":
         return True
     try:

@@ -1,7 +1,7 @@
-"""The first look at an upload, in a process of its own: is it a video within the limits, its views, and a working copy.
+"""Decode an upload in an isolated process: check its limits, cut its views, write a small working copy.
 
-Nothing else decodes what was sent. The working copy is an mp4 of the first seconds, small and written here, from which
-the motion is drawn in the server's own process.
+No other code decodes uploads. The working copy is an mp4 of the first seconds; the server's own process draws the
+motion from it.
 
 Shape suffixes: V views, C channels, T frames, H height, W width.
 """
@@ -23,26 +23,26 @@ from emim.errors import ConfigError, NotAVideoError, VideoError
 from emim.serve.settings import Refusal
 
 MODULES = (__name__,)
-"""What a process that calls `take_in` has imported."""
+"""Modules that a process which calls `take_in` preloads."""
 _READ_AT_ONCE = 8
 _COPY_CRF = 16
 _COPY_SIDE = 480
 _COPY_FPS = 15.0
-"""At most: motion is compared over an eighth of a second, and every frame costs a person's time."""
+"""Maximum frame rate: motion is compared over an eighth of a second, and every frame takes time."""
 _SLOWEST = 1.0
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What is to be looked at.
+    """A request to decode an upload.
 
     Attributes:
         path: the file.
-        name: what its sender calls it.
-        preprocessing: of the views.
-        max_seconds: the longest duration taken.
-        copy: where to write the working copy; None for none.
-        copy_seconds: how much of the video it holds.
+        name: the sender's name for it.
+        preprocessing: how its views are cut.
+        max_seconds: maximum duration.
+        copy: path of the working copy; None for no copy.
+        copy_seconds: duration of the copy.
     """
 
     path: Path
@@ -55,16 +55,16 @@ class Upload:
 
 @dataclass(frozen=True)
 class Intake:
-    """What an upload holds.
+    """A decoded upload.
 
     Attributes:
-        views_VCTHW: as of `raw_test_views`, uint8.
-        frames: how many there are.
+        views_VCTHW: see `raw_test_views`, uint8.
+        frames: number of frames.
         fps: frames per second.
         seconds: duration.
-        height: in pixels.
-        width: in pixels.
-        copied: frames in the working copy.
+        height: height in pixels.
+        width: width in pixels.
+        copied: number of frames in the working copy.
     """
 
     views_VCTHW: npt.NDArray[np.uint8]
@@ -77,7 +77,7 @@ class Intake:
 
 
 def take_in(upload: Upload) -> Intake | Refusal:
-    """Decode an upload; the reason in words where that is impossible."""
+    """Decode an upload; returns a `Refusal` with the reason if that is impossible."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The pictures of a result: the motion over the video, and what the decision rests on."""
+"""Pictures of a result: the motion over the video, and the evidence for the prediction."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from emim.motion.video import FieldOptions
 from emim.serve.intake import Intake
 
 _SHORT_SIDE = 128
-"""Of the frames that the motion is read off, in pixels: half the time of the finer fields of `emim visualize`."""
+"""Short side in pixels of the frames for the motion: half the time of the finer fields of `emim visualize`."""
 
 
 class StoppedError(EmimError):
-    """Nobody waits for the result any more."""
+    """The request was cancelled."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What was drawn.
+    """The pictures of one result.
 
     Attributes:
-        motion: an mp4; None where it could not be drawn.
-        explanation: a PNG; None where it could not be drawn.
+        motion: an mp4; None if it could not be drawn.
+        explanation: a PNG; None if it could not be drawn.
         description: the explanation in words.
-        problem: why something is missing, in words; empty where nothing is.
+        problem: why something is missing; empty if nothing is.
     """
 
     motion: Path | None
@@ -59,12 +59,12 @@ def draw_pictures(
 
     Args:
         recogniser: the network.
-        intake: the views.
+        intake: the decoded upload.
         copy: the working copy.
-        name: what the sender calls the video.
-        label: the class that is explained.
-        folder: where to write.
-        stopped: once set, drawing ends.
+        name: the sender's name for the video.
+        label: the class to explain.
+        folder: output folder.
+        stopped: event that ends the drawing.
 
     Raises:
         StoppedError: `stopped` was set.
@@ -110,13 +110,13 @@ def draw_pictures(
 
 
 class Results:
-    """Folders of pictures under names that nobody can guess. For one thread.
+    """Folders of pictures under unguessable names. Not thread-safe.
 
     Args:
-        folder: where they are.
-        keep_seconds: how long.
-        keep_results: how many; the oldest go first.
-        clock: seconds that only grow.
+        folder: parent of the folders.
+        keep_seconds: time for which a result is kept.
+        keep_results: number of results kept; the oldest are deleted first.
+        clock: monotonic time in seconds.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the server allows."""
+"""Limits of the server, and the error that refuses a request."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from emim.isolation import Limits
 
 
 class Refusal(EmimError):  # noqa: N818 - it is the answer, not a failure of the server
-    """A request is refused.
+    """A request that is refused.
 
     Attributes:
-        status: of HTTP.
-        reason: a sentence for the person who asked.
+        status: HTTP status.
+        reason: a sentence for the sender.
     """
 
     def __init__(self, status: int, reason: str) -> None:
@@ -30,24 +30,30 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Settings:
-    """What the server allows.
+    """Limits of the server.
 
     Attributes:
         max_mb: size of an upload, in MiB.
         max_seconds: duration of a video.
-        upload_seconds: how long an upload may take.
-        read_seconds: how long decoding a video may take.
+        header_seconds: time for the headers of a request to arrive.
+        upload_seconds: time for an upload to arrive.
+        min_rate: bytes a second below which an upload is refused, after its first ten seconds.
+        max_connections: open connections; further requests are answered with status 503.
+        read_seconds: time for decoding a video.
         read_mb: memory for decoding a video, in MiB.
-        readers: videos decoded at a time.
-        waiting: requests that wait besides the one that the network is at.
-        overlay_seconds: how much of a video is drawn with its motion, from its start.
-        keep_seconds: how long pictures can be fetched.
-        keep_results: of how many results.
+        readers: videos decoded at the same time.
+        waiting: requests that wait besides the one that the network works on.
+        overlay_seconds: duration of the motion overlay, from the start of a video.
+        keep_seconds: time for which pictures can be fetched.
+        keep_results: number of results whose pictures are kept.
     """
 
     max_mb: int = 200
     max_seconds: float = 60.0
+    header_seconds: float = 10.0
     upload_seconds: float = 300.0
+    min_rate: int = 4 << 10
+    max_connections: int = 256
     read_seconds: float = 60.0
     read_mb: int = 2048
     readers: int = 2
@@ -58,10 +64,10 @@ class Settings:
 
     @property
     def max_bytes(self) -> int:
-        """Of an upload."""
+        """Maximum size of an upload in bytes."""
         return self.max_mb * _MIB
 
     @property
     def reading(self) -> Limits:
-        """What decoding a video may take."""
+        """Limits of the process that decodes a video."""
         return Limits(seconds=self.read_seconds, memory=self.read_mb * _MIB, file_size=512 * _MIB)

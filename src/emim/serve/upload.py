@@ -1,173 +1,142 @@
-"""A form with a video, written to disk as it arrives: never more than allowed, whatever its headers announce."""
+"""Receive a form with a video: never more bytes than allowed, whatever its headers announce, and never too slowly."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import shutil
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO
 
 import anyio
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
-from emim.serve.settings import Refusal
+from emim.serve.settings import Refusal, Settings
+
+__all__ = ["FILE_FIELD", "Form", "check_headers", "receive_form", "too_large"]
 
 FILE_FIELD = "file"
-_LONGEST_VALUE = 1024
-_MOST_PARTS = 16
-_LONGEST_NAME = 120
-_ENVELOPE = 64 << 10
+_MAX_FIELDS = 16
+_MAX_FIELD_BYTES = 1024
+_MAX_NAME_LENGTH = 120
+_ENVELOPE_BYTES = 64 << 10
 """Bytes of a form around its file."""
+_RATE_AFTER_SECONDS = 10.0
+"""Time that an upload has before its rate is checked."""
 
 
 @dataclass
 class Form:
-    """What was sent.
+    """A received form.
 
     Attributes:
-        name: of the file, as its sender calls it, without folders.
-        size: of the file in bytes; None where there was no file.
+        name: name of the file, as its sender calls it, without folders.
+        size: bytes of the file.
         values: the other fields.
     """
 
-    name: str = "video"
-    size: int | None = None
+    name: str
+    size: int
     values: dict[str, str] = field(default_factory=dict)
 
 
-def check_headers(headers: Mapping[str, str], max_bytes: int) -> bytes:
-    """Refuse what need not be read; returns the boundary between the parts of the form.
+def check_headers(headers: Mapping[str, str], max_bytes: int) -> None:
+    """Refuse a request whose body need not be read.
 
     Raises:
-        Refusal: it is no form, or announces to be too large.
+        Refusal: it is no form, or announces too large a body.
     """
-    kind, options = parse_options_header(headers.get("content-type", ""))
-    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+    kind = headers.get("content-type", "")
+    if not kind.lower().startswith("multipart/form-data") or "boundary=" not in kind:
         raise Refusal(415, f"Send the video as multipart/form-data, in the field {FILE_FIELD!r}.")
     announced = headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes + _ENVELOPE:
+    if announced.isdecimal() and int(announced[:20]) > max_bytes + _ENVELOPE_BYTES:
         raise too_large(max_bytes)
-    return options[b"boundary"]
 
 
 async def receive_form(
-    chunks: AsyncIterator[bytes], boundary: bytes, path: Path, *, max_bytes: int, seconds: float
+    chunks: AsyncIterator[bytes], headers: Mapping[str, str], path: Path, settings: Settings
 ) -> Form:
     """Write the file of a form to `path`.
+
+    Args:
+        chunks: the body.
+        headers: of the request, checked with `check_headers`.
+        path: file to write.
+        settings: limits on size, time and rate.
 
     Raises:
         Refusal: too large, too slow, cut off, no file, or no form at all.
     """
-    with path.open("wb") as file:
-        receiver = _Receiver(file, max_bytes)
-        try:
-            parser = MultipartParser(
-                boundary,
-                {
-                    "on_part_begin": receiver.begin_part,
-                    "on_header_field": receiver.take_header_name,
-                    "on_header_value": receiver.take_header_value,
-                    "on_header_end": receiver.end_header,
-                    "on_headers_finished": receiver.end_headers,
-                    "on_part_data": receiver.take_data,
-                    "on_part_end": receiver.end_part,
-                    "on_end": receiver.end,
-                },
-            )
-            with anyio.fail_after(seconds):
-                async for chunk in chunks:
-                    receiver.count(len(chunk))
-                    parser.write(chunk)
-        except TimeoutError:
-            raise Refusal(408, f"The upload took longer than {seconds:.0f} seconds.") from None
-        except FormParserError as error:
-            raise Refusal(400, f"The form cannot be read: {error}.") from error
-    if not receiver.ended:
+    parser = _Parser(
+        Headers(headers),
+        _limited(chunks, settings, lambda: parser.ended),
+        max_files=1,
+        max_fields=_MAX_FIELDS,
+        max_part_size=_MAX_FIELD_BYTES,
+    )
+    try:
+        with anyio.fail_after(settings.upload_seconds):
+            form = await parser.parse()
+    except TimeoutError:
+        raise Refusal(408, f"The upload took longer than {settings.upload_seconds:g} seconds.") from None
+    except MultiPartException as error:
+        raise Refusal(400, f"The form cannot be read: {error.message.rstrip('.')}.") from error
+    try:
+        upload = form.get(FILE_FIELD)
+        if not isinstance(upload, UploadFile):
+            raise Refusal(400, f"There is no file in the field {FILE_FIELD!r}.")
+        name = _plain_name(upload.filename or "")
+        with path.open("wb") as file:
+            await anyio.to_thread.run_sync(shutil.copyfileobj, upload.file, file, 1 << 20)
+        size = path.stat().st_size
+        if size > settings.max_bytes:
+            raise too_large(settings.max_bytes)
+        if size == 0:
+            raise Refusal(422, f"{name}: the file is empty.")
+        return Form(name, size, {key: value for key, value in form.multi_items() if isinstance(value, str)})
+    finally:
+        await form.close()
+
+
+class _Parser(MultiPartParser):
+    """A parser that knows whether it has seen the end of the form."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+async def _limited(
+    chunks: AsyncIterator[bytes], settings: Settings, ended: Callable[[], bool]
+) -> AsyncGenerator[bytes, None]:
+    """Pass the chunks on; refuse more bytes than allowed, fewer a second than expected, and a form that is cut off.
+
+    An error that is raised here ends the parser, which then closes its files.
+    """
+    total, started = 0, time.monotonic()
+    async for chunk in chunks:
+        total += len(chunk)
+        if total > settings.max_bytes + _ENVELOPE_BYTES:
+            raise too_large(settings.max_bytes)
+        seconds = time.monotonic() - started - _RATE_AFTER_SECONDS
+        if seconds > 0 and total < settings.min_rate * seconds:
+            raise Refusal(408, f"The upload is slower than {settings.min_rate >> 10} KB a second.")
+        yield chunk
+    if not ended():
         raise Refusal(400, "The form ends before its end; send it again.")
-    if receiver.form.size is None:
-        raise Refusal(400, f"There is no file in the field {FILE_FIELD!r}.")
-    if receiver.form.size == 0:
-        raise Refusal(422, f"{receiver.form.name}: the file is empty.")
-    return receiver.form
 
 
 def too_large(max_bytes: int) -> Refusal:
-    """The refusal of a file above the limit."""
+    """Return the refusal of a file above the limit."""
     return Refusal(
         413, f"The file is larger than the {max_bytes >> 20} MB that are allowed; cut it or make it smaller."
     )
 
 
-class _Receiver:
-    """Takes the parts of a form."""
-
-    def __init__(self, file: BinaryIO, max_bytes: int) -> None:
-        self.form = Form()
-        self.ended = False
-        self._file = file
-        self._max_bytes = max_bytes
-        self._total = self._parts = 0
-        self._header_name, self._header_value = b"", b""
-        self._field: str | None = None
-        self._is_file = False
-        self._value = b""
-
-    def count(self, size: int) -> None:
-        self._total += size
-        if self._total > self._max_bytes + _ENVELOPE:
-            raise too_large(self._max_bytes)
-
-    def begin_part(self) -> None:
-        self._parts += 1
-        if self._parts > _MOST_PARTS:
-            raise Refusal(400, f"The form has more than {_MOST_PARTS} parts.")
-        self._header_name, self._header_value = b"", b""
-        self._field, self._is_file, self._value = None, False, b""
-
-    def take_header_name(self, data: bytes, start: int, end: int) -> None:
-        self._header_name += data[start:end]
-
-    def take_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header_value += data[start:end]
-
-    def end_header(self) -> None:
-        if self._header_name.lower() == b"content-disposition":
-            _, options = parse_options_header(self._header_value)
-            self._field = options.get(b"name", b"").decode("utf-8", "replace")
-            self._is_file = self._field == FILE_FIELD
-            if self._is_file:
-                if self.form.size is not None:
-                    raise Refusal(400, "Send one file at a time.")
-                self.form.name = _plain_name(options.get(b"filename", b"").decode("utf-8", "replace"))
-                self.form.size = 0
-        self._header_name, self._header_value = b"", b""
-
-    def end_headers(self) -> None:
-        if self._field is None:
-            raise Refusal(400, "A part of the form has no name.")
-
-    def take_data(self, data: bytes, start: int, end: int) -> None:
-        if not self._is_file:
-            self._value += data[start:end]
-            if len(self._value) > _LONGEST_VALUE:
-                raise Refusal(400, f"The field {self._field!r} is longer than {_LONGEST_VALUE} bytes.")
-            return
-        assert self.form.size is not None
-        self.form.size += end - start
-        if self.form.size > self._max_bytes:
-            raise too_large(self._max_bytes)
-        self._file.write(data[start:end])
-
-    def end_part(self) -> None:
-        if not self._is_file and self._field is not None:
-            self.form.values[self._field] = self._value.decode("utf-8", "replace")
-
-    def end(self) -> None:
-        self.ended = True
-
-
 def _plain_name(name: str) -> str:
-    """A file's name without folders and without anything that cannot be printed."""
+    """Return a file's name without folders and unprintable characters."""
     last = PureWindowsPath(PurePosixPath(name).name).name
-    return "".join(character for character in last if character.isprintable())[:_LONGEST_NAME] or "video"
+    return "".join(character for character in last if character.isprintable())[:_MAX_NAME_LENGTH] or "video"
