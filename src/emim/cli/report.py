@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emim.cli.console import SubParsers, check_folder, print_json, progress_bar, say
-from emim.cli.labelled import find_clips, find_precision, tell_of_missing
+from emim.cli.labelled import add_columns_option, find_clips, find_precision, tell_of_missing
 from emim.cli.options import (
     PRECISION_FOR_TESTS,
     Whole,
@@ -49,6 +49,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     )
     complete(parser.add_argument("folder", metavar="RUN", type=file_path, help="folder of a run"), "folder")
     add_option(parser, "--data", "to test on; default: the run's validation clips")
+    add_columns_option(parser)
     add_option(parser, "--split", "of --data; default: test of a folder, all of a manifest")
     add_option(parser, "--json", "where the page is, and the results on it")
     add_option(parser, "--output", f"default: {PAGE_FILE} in the run's folder")
