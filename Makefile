@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt
+CONSTRAINTS ?= constraints.txt
+INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet $(CONSTRAINTS:%=-c %)
 
-.PHONY: help demo test test-all bench lint format wheel wheel-check weights clean
+.PHONY: help demo test test-all bench lint format docs docs-serve notebooks wheel wheel-check weights clean
 
 help:
 	@echo "make demo        install, then write clips, train, test, predict and report (a few minutes)"
@@ -13,6 +14,9 @@ help:
 	@echo "make test-all    with those that take long: killed runs, several processes, every recipe"
 	@echo "make bench       the quick set of measurements, as tables and in build/bench/ (a few minutes)"
 	@echo "make lint        ruff, mypy, and the structure of the package"
+	@echo "make docs        build the documentation site into build/site; warnings and broken links are errors"
+	@echo "make docs-serve  show it at http://127.0.0.1:8000 while it is written"
+	@echo "make notebooks   run the notebooks of the documentation"
 	@echo "make wheel-check build the wheel and try it in a clean environment"
 	@echo "make weights     train the bundled model anew (about half an hour)"
 
@@ -24,6 +28,10 @@ $(VENV)/.base: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.base
 	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	$(INSTALL) -e '.[docs]'
 	@touch $@
 
 demo: $(VENV)/.base
@@ -54,6 +62,18 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Links between pages, and to headings, are checked by mkdocs.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+docs-serve: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+# With `make notebooks OVERWRITE=1` the outputs, which the site shows, are stored anew.
+notebooks: $(VENV)/.docs
+	$(BIN)/python -m pytest --nbmake $(OVERWRITE:%=--overwrite) docs/notebooks
 
 wheel: $(VENV)/.dev
 	rm -rf dist

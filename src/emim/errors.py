@@ -8,6 +8,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+__all__ = [
+    "BrokenClipsError",
+    "CheckpointError",
+    "ClipSizeError",
+    "ConfigError",
+    "DataError",
+    "EmimError",
+    "EmptyVideoError",
+    "FrameIndexError",
+    "ManifestError",
+    "NoVideoStreamError",
+    "NotAVideoError",
+    "OpInputError",
+    "PreemptedError",
+    "ProcessError",
+    "SingleFrameError",
+    "SourceError",
+    "TruncatedVideoError",
+    "UnknownNameError",
+    "VideoError",
+    "VideoNotFoundError",
+]
+
 
 class EmimError(Exception):
     """Base of all errors raised on purpose by this package."""

@@ -365,7 +365,8 @@ def test_completion_needs_no_heavy_import_and_names_the_recipes() -> None:
 
     assert recipe_names() == sorted(file.stem for file in recipe_folder().glob("*.yaml"))
     code = (
-        "import sys; from emim.cli.completion import script; script('bash'); "
+        "import sys; from emim.cli.completion import script; from emim.cli.main import build_parser; "
+        "script('bash', build_parser()); "
         "assert not {'torch', 'av', 'lightning', 'numpy', 'rich'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)

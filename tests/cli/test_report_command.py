@@ -101,7 +101,7 @@ def test_its_own_validation_clips_by_default(emim_command: Command, trained: Pat
     assert "11 clips of" in page.text
     assert "chosen by their accuracy on these clips" in page.text
     assert "Does it use motion?" not in page.text
-    assert "No clips were asked for" in page.text
+    assert "No clips were requested" in page.text
 
 
 def test_no_file_name_or_class_breaks_the_page(
@@ -145,7 +145,7 @@ def test_clips_that_cannot_be_read_are_listed(
     output = tmp_path / "page.html"
     result = emim_command("report", trained, "--data", tmp_path / "list.csv", "-o", output, *QUICKLY)
     page = page_of(result, output)
-    assert "2 clips could not be read and are in no figure" in page.text
+    assert "2 clips could not be read and are excluded from all figures" in page.text
     assert str(broken) in page.text
     assert "gone.mp4" in page.text
     assert "21 clips of" in page.text

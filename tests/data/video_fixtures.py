@@ -50,6 +50,7 @@ def encode(
     gop_size: int | None = None,
     images: Frames | None = None,
     rotation: int = 0,
+    aspect: Fraction | None = None,
     packets: Callable[[list[av.Packet]], list[av.Packet]] | None = None,
 ) -> Path:
     """Encode `count` moving frames.
@@ -68,6 +69,7 @@ def encode(
         gop_size: largest distance of key frames.
         images: frames_THWC to encode instead of the moving ones; `count` and `size` must fit them.
         rotation: degrees that a player has to turn frames clockwise (mp4 and mov only).
+        aspect: width of a pixel over its height.
         packets: changes the list of packets before it is written.
     """
     with av.open(str(path), "w", options=muxer_options or {}) as container:
@@ -75,6 +77,8 @@ def encode(
         stream.height, stream.width = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.thread_count = 1
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         if time_base is not None:
             stream.codec_context.time_base = time_base
         if max_b_frames is not None:
@@ -162,13 +166,53 @@ def set_edit_list(path: Path, edits: Sequence[tuple[float, int]]) -> None:
 def set_rotation(path: Path, rotation: int) -> None:
     """Write the display matrix that phones write into the track header of an mp4."""
     cosine, sine = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[rotation]
+    set_matrix(path, (cosine, sine, -sine, cosine))
+
+
+def set_matrix(path: Path, matrix: tuple[float, float, float, float]) -> None:
+    """Write a, b, c, d of a display matrix into the track header of an mp4: (x, y) goes to (ax + cy, bx + dy)."""
     one = 1 << 16
-    matrix = struct.pack(">9i", cosine * one, sine * one, 0, -sine * one, cosine * one, 0, 0, 0, 1 << 30)
+    a, b, c, d = (round(value * one) for value in matrix)
     data = bytearray(path.read_bytes())
     at = data.index(b"tkhd") + 44
     assert data[at : at + 36] == struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
-    data[at : at + 36] = matrix
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
+
+
+# Stored corners: red, green / blue, white. Matrix a, b, c, d -> the corners as ffplay shows them, row by row.
+ORIENTATIONS: dict[str, tuple[tuple[int, int, int, int], str]] = {
+    "identity": ((1, 0, 0, 1), "rg/bw"),
+    "rotated 90": ((0, 1, -1, 0), "br/wg"),
+    "rotated 180": ((-1, 0, 0, -1), "wb/gr"),
+    "rotated 270": ((0, -1, 1, 0), "gw/rb"),
+    "mirrored left-right": ((-1, 0, 0, 1), "gr/wb"),
+    "mirrored top-bottom": ((1, 0, 0, -1), "bw/rg"),
+    "transposed": ((0, 1, 1, 0), "rb/gw"),
+    "transversed": ((0, -1, -1, 0), "wg/br"),
+}
+_COLOURS = {"r": (255, 0, 0), "g": (0, 255, 0), "b": (0, 0, 255), "w": (255, 255, 255)}
+
+
+def corner_frames(count: int, height: int = HEIGHT, width: int = WIDTH) -> Frames:
+    """frames_THWC of four coloured quarters, red, green / blue, white, each with a dark mark that moves."""
+    frames_THWC = np.empty((count, height, width, 3), dtype=np.uint8)
+    y, x = height // 2, width // 2
+    for t in range(count):
+        for rows, columns, name in ((0, 0, "r"), (0, x, "g"), (y, 0, "b"), (y, x, "w")):
+            frames_THWC[t, rows : rows + y, columns : columns + x] = _COLOURS[name]
+        frames_THWC[t, y - 2 : y + 2, 2 * t : 2 * t + 4] = 0
+    return frames_THWC
+
+
+def corners(frame_HWC: Frames) -> str:
+    """Colours near the corners of a frame, by the letters of `ORIENTATIONS`."""
+    height, width = frame_HWC.shape[:2]
+    found = []
+    for y, x in ((4, 4), (4, width - 5), (height - 5, 4), (height - 5, width - 5)):
+        away = {name: int(abs(frame_HWC[y, x].astype(int) - colour).sum()) for name, colour in _COLOURS.items()}
+        found.append(min(away, key=away.__getitem__))
+    return f"{found[0]}{found[1]}/{found[2]}{found[3]}"
 
 
 def media_timescale(path: Path) -> int:

@@ -13,10 +13,10 @@ import worker_fixtures
 from PIL import Image
 
 from emim.data.folder import load_clips
-from emim.data.manifest import read_manifest
+from emim.data.manifest import explain_missing, read_manifest
 from emim.data.video.full_decode import FullDecode
 from emim.datasets.doctor import DoctorReport, examine, list_videos, summary_statistics
-from emim.datasets.video_check import check_video, explain_missing
+from emim.datasets.video_check import check_video
 from emim.errors import ConfigError, DataError
 from emim.isolation import WorkerLoss, run_isolated
 

@@ -17,7 +17,7 @@ from emim.data.video import open_video
 from emim.errors import VideoError
 from emim.inference.recogniser import Recogniser
 from emim.motion.video import FrameMotion
-from emim.report.overlays import Overlay, ThinnedVideo, describe_motion, draw_overlay
+from emim.report.overlays import Overlay, SubsampledVideo, describe_motion, draw_overlay
 
 
 def video_of(overlay: Overlay) -> tuple[int, Fraction, str, tuple[int, int]]:
@@ -55,7 +55,7 @@ def test_of_a_long_clip_its_own_part_is_drawn_at_a_lower_rate(recogniser: Recogn
     encode(path, "libx264", images=dark_to_bright)
     with open_video(path) as reader:
         fps = reader.fps
-        taken = ThinnedVideo(reader, 40, 120, 36)
+        taken = SubsampledVideo(reader, 40, 120, 36)
         assert taken.num_frames == 27
         assert taken.fps == pytest.approx(fps / 3)
         assert np.array_equal(taken.read([0, 26]), reader.read([40, 118]))

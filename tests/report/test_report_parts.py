@@ -26,13 +26,13 @@ from emim.report.tables import (
     changed_settings,
     class_rows,
     data_rows,
+    full_recipe,
     matrix_rows,
     most_confused,
     remarks_on_clips,
-    whole,
 )
 from emim.training.recipe import load_recipe
-from emim.training.run_folder import History, read_history, read_run, thinned
+from emim.training.run_folder import History, read_history, read_run, subsample
 
 LOG = """epoch,lr,step,train_loss_epoch,train_loss_step,val_loss,val_top1
 0,0.001,9,,2.5,,
@@ -88,11 +88,11 @@ def test_a_first_epoch_that_has_not_ended_is_counted_in_steps() -> None:
 
 def test_long_series_are_thinned_to_means() -> None:
     series = tuple((float(x), float(x % 2)) for x in range(1000))
-    short = thinned(series, 100)
+    short = subsample(series, 100)
     assert len(short) == 100
     assert all(y == 0.5 for _, y in short)
     assert [x for x, _ in short] == [10 * at + 4.5 for at in range(100)]
-    assert thinned(series[:7], 100) == series[:7]
+    assert subsample(series[:7], 100) == series[:7]
 
 
 # The folder
@@ -169,7 +169,7 @@ def test_changed_settings_come_with_their_defaults() -> None:
 
 def test_the_whole_configuration_is_a_recipe(tmp_path: Path) -> None:
     config = load_recipe(None, ["optim.lr=0.01", "name=ärger <b>"])
-    (tmp_path / "again.yaml").write_text(whole(config), encoding="utf-8")
+    (tmp_path / "again.yaml").write_text(full_recipe(config), encoding="utf-8")
     assert load_recipe(tmp_path / "again.yaml") == config
 
 
@@ -244,7 +244,7 @@ def test_the_most_confident_clips_of_different_classes_come_first() -> None:
     )
     right, wrong = choose_clips(measurement, 3)
     assert [clip.entry.path.name for clip in right] == ["1.mp4", "4.mp4", "2.mp4"]
-    assert [(clip.label, clip.named) for clip in wrong] == [("class 2", "class 1"), ("class 2", "class 0")]
+    assert [(clip.label, clip.predicted) for clip in wrong] == [("class 2", "class 1"), ("class 2", "class 0")]
     assert wrong[0].score == pytest.approx(0.8)
     assert wrong[0].label_score == pytest.approx(0.1)
     assert choose_clips(measurement, 0) == ((), ())
@@ -255,18 +255,18 @@ def test_the_most_confident_clips_of_different_classes_come_first() -> None:
 
 def test_confusion_and_classes() -> None:
     result = result_of([0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 2, 2], 4)
-    pairs = [(pair.label, pair.named, pair.clips, pair.share) for pair in most_confused(result, 2)]
+    pairs = [(pair.label, pair.predicted, pair.clips, pair.share) for pair in most_confused(result, 2)]
     assert pairs == [("class 2", "class 0", 1, 0.5), ("class 2", "class 1", 1, 0.5)]
     assert len(most_confused(result, 9)) == 3
     rows = matrix_rows(result)
     assert [[cell.count for cell in cells] for _, cells in rows] == [[2, 1, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [0] * 4]
     assert rows[0][1][1].share == pytest.approx(1 / 3)
-    assert [cell.right for cell in rows[1][1]] == [False, True, False, False]
+    assert [cell.correct for cell in rows[1][1]] == [False, True, False, False]
     classes = class_rows(result)
     assert [row.name for row in classes] == ["class 2", "class 0", "class 1", "class 3"]
-    assert classes[0].taken_for == ("class 0", 1)
+    assert classes[0].confused_with == ("class 0", 1)
     assert classes[1].interval == wilson_interval(2, 3)
-    assert (classes[3].top1, classes[3].interval, classes[3].taken_for) == (None, None, None)
+    assert (classes[3].top1, classes[3].interval, classes[3].confused_with) == (None, None, None)
 
 
 def test_the_interval_of_a_mean_has_a_width_where_all_is_right() -> None:

@@ -54,7 +54,15 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 def has_steps(run: Path, steps: int) -> Callable[[], bool]:
-    return lambda: (run / STATE_FILE).is_file() and read_state(run / STATE_FILE).step >= steps
+    state, seen = run / STATE_FILE, set[int]()
+
+    def reached() -> bool:
+        if not state.is_file() or (written := state.stat().st_mtime_ns) in seen:
+            return False  # reading takes time from the process that trains
+        seen.add(written)
+        return read_state(state).step >= steps
+
+    return reached
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import json
 import sys
 
 from emim.cli.console import SubParsers, check_folder, say
-from emim.cli.options import add_result_options, complete, examples, path_text
+from emim.cli.options import add_result_options, complete, examples, path_text, shortened
 from emim.errors import ConfigError
-from emim.utils import atomic_write
+from emim.utils import atomic_write, is_file, is_folder
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
@@ -56,7 +56,6 @@ def config_text(recipe: str | None, overrides: list[str], *, as_json: bool = Fal
     Raises:
         ConfigError: no such recipe, an unknown key or a wrong value.
     """
-    from emim.cli.train import split_overrides
     from emim.training.recipe import describe_keys, find_recipe, load_recipe, to_dict, to_yaml
 
     recipe, overrides = split_overrides(recipe, overrides)
@@ -71,3 +70,30 @@ def config_text(recipe: str | None, overrides: list[str], *, as_json: bool = Fal
             value = value[part]
         described[item.key] = {"value": value, **{k: v for k, v in item._asdict().items() if k != "key"}}
     return json.dumps(described, indent=2) + "\n"
+
+
+def split_overrides(what: str | None, extra: list[str]) -> tuple[str | None, list[str]]:
+    """Divide arguments into a recipe, folder or manifest and `key=value` overrides; `--key value` becomes `key=value`.
+
+    Raises:
+        ConfigError: an option without a value, or more than one recipe, folder or manifest.
+    """
+    overrides: list[str] = []
+    words = iter([what, *extra] if what is not None else extra)
+    found: str | None = None
+    for word in words:
+        if word.startswith("--"):
+            key = word[2:]
+            if "=" not in key:
+                value = next(words, None)
+                if value is None:
+                    raise ConfigError(f"{word} needs a value")
+                key = f"{key}={value}"
+            overrides.append(key)
+        elif "=" in word and not is_file(word) and not is_folder(word):
+            overrides.append(word)
+        elif found is None:
+            found = word
+        else:
+            raise ConfigError(f"{shortened(word)} is one argument too many after {found!r}; overrides are key=value")
+    return found, overrides

@@ -152,7 +152,7 @@ def print_report(report: DoctorReport) -> None:
         table.add_column("severity")
         table.add_column("kind")
         table.add_column("video", overflow="fold", max_width=40)
-        table.add_column("what", overflow="fold")
+        table.add_column("problem", overflow="fold")
         for problem in report.problems[:_MAX_ROWS]:
             rows = f" (row {', '.join(map(str, problem.rows))})" if problem.rows else ""
             name = relative_path(problem.path, report.clip_list.root)
@@ -182,7 +182,7 @@ def summary_line(report: DoctorReport) -> str:
 
 
 def lengths_line(report: DoctorReport) -> str:
-    """How much was decoded, and how the videos spread."""
+    """Amount decoded, and the range of frame rates, lengths and sizes."""
     from emim.datasets.doctor import summary_statistics
 
     speed = report.decoded_frames / report.wall_seconds if report.wall_seconds else 0.0

@@ -150,6 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
         for command in group:
             command.add_parser(commands, common)
         parser.groups[title] = commands.summaries
+    parser.set_defaults(root=parser)  # `emim completion` describes it
     return parser
 
 

@@ -6,11 +6,12 @@ import argparse
 import warnings
 from pathlib import Path
 
+from emim.cli.config import split_overrides as split_overrides
 from emim.cli.console import SubParsers, percent, print_table, say
-from emim.cli.options import add_option, complete, examples, file_path, path_text, shortened
+from emim.cli.options import add_option, complete, examples, file_path, path_text
 from emim.distributed import is_first
 from emim.errors import ConfigError
-from emim.utils import is_file, is_folder
+from emim.utils import is_folder
 
 _DEFAULT_RECIPE = "finetune"
 
@@ -110,30 +111,3 @@ def _name_of(data: str) -> str:
     """A run's name from the name of a folder or manifest."""
     name = "".join(letter if letter.isprintable() else "_" for letter in Path(data).resolve().stem)
     return name.replace("\\", "_") or "run"
-
-
-def split_overrides(what: str | None, extra: list[str]) -> tuple[str | None, list[str]]:
-    """Divide arguments into a recipe, folder or manifest and `key=value` overrides; `--key value` becomes `key=value`.
-
-    Raises:
-        ConfigError: an option without a value, or more than one recipe, folder or manifest.
-    """
-    overrides: list[str] = []
-    words = iter([what, *extra] if what is not None else extra)
-    found: str | None = None
-    for word in words:
-        if word.startswith("--"):
-            key = word[2:]
-            if "=" not in key:
-                value = next(words, None)
-                if value is None:
-                    raise ConfigError(f"{word} needs a value")
-                key = f"{key}={value}"
-            overrides.append(key)
-        elif "=" in word and not is_file(word) and not is_folder(word):
-            overrides.append(word)
-        elif found is None:
-            found = word
-        else:
-            raise ConfigError(f"{shortened(word)} is one argument too many after {found!r}; overrides are key=value")
-    return found, overrides

@@ -1,4 +1,4 @@
-"""Which clips make up each batch of training, on any number of processes.
+"""Compose the batches of training clips, on any number of processes.
 
 The order of an epoch, its cut into batches and the draws of every clip depend on (seed, epoch) and the global
 batch alone. An epoch is one order of all clips, cut into micro-batches 0, 1, 2, ...; process r of R takes
@@ -24,6 +24,8 @@ from torch.utils.data import Sampler
 from emim.data.dataset import DrawIndex
 from emim.errors import ConfigError
 
+__all__ = ["EpochBatches"]
+
 # Keeps the draws of the order apart from those of the items, whose seed is (seed, draw, index).
 _ORDER_STREAM = 1
 
@@ -31,8 +33,8 @@ _ORDER_STREAM = 1
 class EpochBatches(Sampler[list[DrawIndex]]):
     """Batches of (draw, index) pairs: `index` is the clip, and (seed, draw, index) seeds its augmentation.
 
-    Clips that do not fill an optimiser step any more are left out of the epoch. Where all of them together do
-    not fill one, the epoch is one step that goes round the clips as often as needed, each time with new draws.
+    The last clips, which do not fill an optimiser step, are left out of the epoch. If all clips together do not
+    fill one, the epoch is one step that repeats the clips as often as needed, each time with new draws.
 
     Args:
         num_items: number of clips.
@@ -40,7 +42,7 @@ class EpochBatches(Sampler[list[DrawIndex]]):
         seed: seed of the order.
         accumulate: batches per optimiser step.
         repeats: draws of each clip, side by side in the batch (repeated augmentation).
-        rank: which of the `world` processes this is.
+        rank: index of this process.
         world: number of processes.
 
     Raises:
@@ -84,16 +86,16 @@ class EpochBatches(Sampler[list[DrawIndex]]):
 
     @property
     def sampler(self) -> EpochBatches:
-        """Where trainers look for `set_epoch`."""
+        """The object on which trainers call `set_epoch`."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Epoch of the next iteration; its beginning, unless `start_at` named this epoch."""
+        """Set the epoch of the next iteration, which starts at its first batch unless `start_at` named this epoch."""
         if epoch != self.epoch:
             self.epoch, self._first = epoch, 0
 
     def start_at(self, epoch: int, batch: int) -> None:
-        """Let the next iteration be that of `epoch`, from its batch number `batch` of this process."""
+        """Start the next iteration at batch number `batch` of this process in `epoch`."""
         self.epoch, self._first = epoch, batch
 
     def __len__(self) -> int:

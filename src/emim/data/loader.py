@@ -1,8 +1,8 @@
-"""A `DataLoader` whose errors arrive as they were raised, and which may leave out a few broken clips.
+"""A `DataLoader` that keeps the errors of its workers as they are, and can skip a few broken clips.
 
-torch's loader rebuilds an error of a worker from a text of many lines, and turns an error whose class needs
-more than that, as `VideoError` does, into a RuntimeError. Here a worker hands the error over as a value, and
-the main process raises it: type, path and one-line message stay.
+torch's loader rebuilds an error of a worker from its traceback as text, and turns an error whose class needs
+more than one argument, such as `VideoError`, into a RuntimeError. Here a worker returns the error as a value, and
+the main process raises it, so that type, path and one-line message are kept.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from emim.data.dataset import init_worker
 from emim.environment import usable_cores
 from emim.errors import BrokenClipsError, DataError, EmimError, VideoError
+
+__all__ = ["ClipLoader", "ErrorsAsItems", "SkipBroken", "Skipped", "default_workers"]
 
 _MAX_DEFAULT_WORKERS = 8
 # Clips tried in place of a broken one before giving up: more in a row means that something else is wrong.
@@ -34,7 +36,7 @@ class ClipLoader(DataLoader[Any]):
     Args:
         dataset: map-style data set whose items default collation takes; indexed by (draw, index) where clips
             may be skipped.
-        max_skipped: how many different clips may be broken. The place of a broken clip goes to the next
+        max_skipped: number of different clips that may be broken. The place of a broken clip goes to the next
             readable one of the list, whatever the number of workers. For training only: testing must not
             replace a clip. 0 raises the first error.
         on_skip: called in the main process with (index, error) for every newly found broken clip.
@@ -82,7 +84,7 @@ class ClipLoader(DataLoader[Any]):
 
 
 class ErrorsAsItems(Dataset[Any]):
-    """A data set whose item is the error where reading it raised one of this package's."""
+    """A data set that returns an `EmimError` as the item instead of raising it."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -104,10 +106,10 @@ class _Replaced:
 
 
 class SkipBroken(Dataset[Any]):
-    """A data set in which the next readable clip stands in for a broken one, and says so.
+    """A data set that replaces a broken clip by the next readable one, and reports it.
 
-    Items are asked for as (draw, index). The stand-in is drawn as it would be under its own index, so what an
-    item holds still depends on (seed, draw, index) and the files alone.
+    Items are indexed by (draw, index). The replacement is drawn as it would be under its own index, so the content
+    of an item still depends on (seed, draw, index) and the files alone.
     """
 
     def __init__(self, dataset: Dataset[Any]) -> None:
@@ -138,10 +140,10 @@ def _collate(items: list[Any]) -> tuple[Any, list[Skipped]]:
 
 
 def default_workers(processes: int = 1) -> int:
-    """Loader processes where nothing was said: one per core that this process may use, at most 8.
+    """Default number of loader processes: one per core that this process may use, at most 8.
 
     Args:
-        processes: how many share the cores, each with loader processes of its own.
+        processes: number of processes that share the cores, each with loader processes of its own.
     """
     cores = usable_cores()
     return min(max(1, cores // processes), _MAX_DEFAULT_WORKERS)

@@ -1,7 +1,7 @@
-"""The test views of many videos, read ahead by worker processes.
+"""Read the test views of many videos, prefetched by worker processes.
 
-What is ahead of the videos handed out is bounded, however many there are: a worker gets the next path only when a
-video has been handed out, and no process keeps a list of them.
+The number of prefetched videos is bounded: a worker gets the next path only when a video has been yielded, and no
+process keeps a list of all paths.
 
 Shape suffixes: V views of a video, C channels, T frames, H height, W width.
 """
@@ -29,15 +29,17 @@ from emim.data.preprocessing import Preprocessing, raw_test_views
 from emim.data.video import open_video
 from emim.errors import ProcessError, VideoError
 
+__all__ = ["AHEAD_PER_WORKER", "VideoViews", "lost_workers_named", "read_views"]
+
 AHEAD_PER_WORKER = 2
-"""Videos that a worker has been given and that have not been handed out."""
+"""Videos assigned to a worker and not yet yielded."""
 _MOST_NAMED = 8
-"""Videos that an error names."""
+"""Number of videos that an error names."""
 _NOTICE_SECONDS = 3.0
 
 
 class VideoViews(Dataset[Tensor]):
-    """Unfinished test views by the path of a video; see `raw_test_views`."""
+    """Test views, not yet normalised, by the path of a video; see `raw_test_views`."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
@@ -61,9 +63,9 @@ def read_views(
 
     Args:
         paths: video files or folders of frames; taken one by one, at most `AHEAD_PER_WORKER` for each worker and one
-            more before they are handed out.
+            more ahead of the one yielded.
         preprocessing: which views.
-        workers: processes that read, of one thread each; 0 reads in this one.
+        workers: reader processes of one thread each; 0 reads in this process.
         pin_memory: for views that go to a GPU.
 
     Yields:
@@ -71,8 +73,8 @@ def read_views(
         read.
 
     Raises:
-        ProcessError: a worker has ended. Where torch notices that while the caller is at work, it raises a RuntimeError
-            there, which `lost_workers_named` makes one of these.
+        ProcessError: a worker has died. If torch notices that while the caller works, it raises a RuntimeError there,
+            which `lost_workers_named` turns into this error.
     """
     asked: deque[Path] = deque()
 
@@ -100,7 +102,7 @@ def read_views(
 
 
 def _received(loader: DataLoader[Any]) -> Iterator[Any]:
-    """What a loader gives."""
+    """The items of a loader; a lost worker is a RuntimeError as torch words it."""
     items = iter(loader)
     while True:
         try:
@@ -108,8 +110,8 @@ def _received(loader: DataLoader[Any]) -> Iterator[Any]:
         except StopIteration:
             return
         except (ConnectionError, EOFError, FileNotFoundError) as error:
-            # A worker has ended before its memory was handed over. Torch says so as soon as the system has told it,
-            # which interrupts the sleep.
+            # A worker died before its memory was transferred. torch raises its own error as soon as the system has
+            # reported the death, which interrupts the sleep.
             time.sleep(_NOTICE_SECONDS)
             raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
         yield item
@@ -117,12 +119,12 @@ def _received(loader: DataLoader[Any]) -> Iterator[Any]:
 
 @contextmanager
 def lost_workers_named(asked: Iterable[Path] = ()) -> Iterator[None]:
-    """Turn the error that torch raises when a loader process ends into one for a person.
+    """Turn the error that torch raises when a loader process dies into a readable one.
 
-    torch raises it in whatever the main thread is doing at that moment, so this belongs around all of it.
+    torch raises it wherever the main thread is at that moment, so this belongs around the whole loop.
 
     Args:
-        asked: videos that the workers had been given, the oldest first; read when it happens.
+        asked: videos assigned to the workers, the oldest first; read when the error occurs.
 
     Raises:
         ProcessError: in place of torch's error.
@@ -144,14 +146,14 @@ def lost_workers_named(asked: Iterable[Path] = ()) -> Iterator[None]:
 
 
 def _init_reader(worker_id: int) -> None:
-    """One thread, and Ctrl-C left to the main process, which ends the workers."""
+    """Use one thread, and leave Ctrl-C to the main process, which ends the workers."""
     init_worker(worker_id)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _quiet_without_main
 
 
 def _quiet_without_main(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Print no traceback of a worker whose main process has ended, or been interrupted, while taking its memory."""
+    """Print no traceback if the main process ended or was interrupted while a worker was sending to it."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, traceback)
 

@@ -39,10 +39,11 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from emim.data.manifest import ClipList, relative_path
-from emim.data.video import VideoReader, open_video
+from emim.data.video import VideoFileReader, VideoReader, open_video
 from emim.data.video.clip_source import Frames
 from emim.data.video.frame_folder import list_frames
 from emim.data.video.full_decode import FullDecode
+from emim.data.video.geometry import as_array, scaled
 from emim.errors import ConfigError, DataError, EmimError, VideoError
 from emim.isolation import WorkerLoss, run_isolated
 from emim.utils import atomic_write
@@ -52,9 +53,11 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
+__all__ = ["INDEX_NAME", "ReencodeResult", "check_short_side", "reencode"]
+
 INDEX_NAME = "reencoded.json"
 
-_FORMAT = 1  # raise when the same settings would give other files
+_FORMAT = 2  # raise when the same settings would give other files
 _ENCODER: Final = "libx264"
 _CRF = 20
 _PRESET = "veryfast"
@@ -69,7 +72,7 @@ _INDEX_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class ReencodeResult:
-    """What `reencode` made.
+    """Result of `reencode`.
 
     Attributes:
         clip_list: the entries in their order, pointing at the new files; those of failed videos are left out.
@@ -108,7 +111,7 @@ def reencode(
     workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> ReencodeResult:
-    """Re-encode each distinct video of a list (what becomes of it: see the module's docstring).
+    """Re-encode each distinct video of a list (rules: see the module's docstring).
 
     Originals are never changed. A run that was interrupted goes on where it stopped. The calling script needs
     the usual `if __name__ == "__main__"` guard.
@@ -175,7 +178,7 @@ def check_short_side(short_side: int) -> None:
         raise ConfigError(f"a short side of {short_side} pixels: give an even number, at least {_MIN_SIDE}")
 
 
-# --- where files go, and what an earlier run left --------------------------------------------------
+# --- places of files, and files of earlier runs ----------------------------------------------------
 
 
 def _plan(clip_list: ClipList, out: Path, short_side: int) -> list[_Task]:
@@ -222,7 +225,7 @@ def _escaped(name: str) -> str:
 
 
 class _Index:
-    """`reencoded.json`: which file was made from what."""
+    """`reencoded.json`: the original and settings of every file."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
@@ -352,27 +355,27 @@ def _mux(
 def _scaled_frames(reader: VideoReader, height: int, width: int) -> Iterator[VideoFrame]:
     """All frames, scaled and upright, stamped from 0 as the original is, or evenly where it is not."""
     even = _even_step(reader)
-    if reader.path.is_dir():
+    if not isinstance(reader, VideoFileReader):
         for number in range(reader.num_frames):
-            yield _stamped(_scaled(reader.read([number])[0], height, width), number, 1, even)
+            yield _stamped(scaled(reader.read([number])[0], height, width), number, 1, even)
         return
     decode = FullDecode(reader.path)
     reformatter = VideoReformatter()
-    turned = reader.rotation % 180 != 0
-    stored_size = (reader.width, reader.height) if turned else (reader.height, reader.width)
-    side_x, side_y = (height, width) if turned else (width, height)
     start, last, is_even = 0, -1, True
+    stored_size: tuple[int, int] | None = None
+    orientation = reader.orientation
+    side_x, side_y = (height, width) if orientation.transposed else (width, height)
     for number, frame in enumerate(decode):
-        if number == 0:
-            start, is_even = frame.pts or 0, _are_even(decode, even)
+        if stored_size is None:
+            stored_size, start, is_even = (frame.height, frame.width), frame.pts or 0, _are_even(decode, even)
         if (frame.height, frame.width) != stored_size:
             raise VideoError(reader.path, f"frame {number} has another size than frame 0; re-encode it by hand")
         if frame.interlaced_frame:  # FFmpeg would scale its fields one by one; the reader knows whole frames only
-            small_HWC = _scaled(_array(reformatter.reformat(frame, format="rgb24", threads=1)), side_y, side_x)
+            small_HWC = scaled(as_array(reformatter.reformat(frame, format="rgb24", threads=1)), side_y, side_x)
         else:
             small = reformatter.reformat(frame, side_x, side_y, "rgb24", interpolation="BICUBIC", threads=1)
-            small_HWC = _array(small)
-        upright_HWC = np.rot90(small_HWC, k=-reader.rotation // 90)
+            small_HWC = as_array(small)
+        upright_HWC = orientation.apply(small_HWC)
         if is_even:
             yield _stamped(upright_HWC, number, 1, even)
             continue
@@ -386,7 +389,7 @@ def _even_step(reader: VideoReader) -> Fraction:
 
 
 def _are_even(decode: FullDecode, step: Fraction) -> bool:
-    """Whether frames follow each other evenly, but for the rounding of their stamps; also where nothing is known."""
+    """True if frames are evenly spaced, up to rounding of their time stamps, or if nothing is known about that."""
     if decode.stamps is None or decode.time_base == 0:
         return True
     ticks = float(step / decode.time_base)
@@ -415,22 +418,13 @@ def _verify(reader: VideoReader, target: Path) -> None:
             )
         last = reader.num_frames - 1
         for number in sorted({round(last * k / (_COMPARED_FRAMES - 1)) for k in range(_COMPARED_FRAMES)}):
-            quality = _psnr(_scaled(reader.read([number])[0], new.height, new.width), new.read([number])[0])
+            quality = _psnr(scaled(reader.read([number])[0], new.height, new.width), new.read([number])[0])
             if quality < _MIN_PSNR:
                 raise VideoError(
                     reader.path,
                     f"frame {number} looks different after encoding ({quality:.1f} dB, at least {_MIN_PSNR:g} "
                     "expected); the original may be damaged: play it, and leave it out or re-encode it by hand",
                 )
-
-
-def _scaled(frame_HWC: Frames, height: int, width: int) -> Frames:
-    frame = VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
-    return _array(frame.reformat(width, height, "rgb24", interpolation="BICUBIC", threads=1))
-
-
-def _array(frame: VideoFrame) -> Frames:
-    return frame.to_ndarray().astype(np.uint8, copy=False)
 
 
 def _psnr(one_HWC: Frames, other_HWC: Frames) -> float:

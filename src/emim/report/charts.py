@@ -1,4 +1,7 @@
-"""Lines over epochs."""
+"""Charts as geometry, which the templates draw as inline SVG: lines, heat maps, intervals.
+
+The colours are variables of the page, which follow light, dark and print.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from emim.report.formatting import percent
-from emim.training.run_folder import Point, thinned
+from emim.training.run_folder import Point, subsample
 
 _ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Values `low` to `high` on the places `start` to `end`.
+    """A linear axis that maps the values `low` to `high` to the positions `start` to `end`.
 
     Attributes:
         low: value at `start`.
-        high: value at `end`, another one.
-        start: place in the drawing.
-        end: place in the drawing; smaller than `start` for an axis that points up.
+        high: value at `end`; differs from `low`.
+        start: position in the drawing.
+        end: position in the drawing; smaller than `start` for an axis that points up.
         ticks: round values between `low` and `high`.
     """
 
@@ -33,21 +36,21 @@ class Scale:
     ticks: tuple[float, ...]
 
     def place(self, value: float) -> float:
-        """Where a value lies; values outside of the range lie at its ends."""
+        """Return the position of a value; values outside the range are clamped."""
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return round(self.start + share * (self.end - self.start), 2)
 
 
 def round_scale(low: float, high: float, start: float, end: float, *, about: int = 4, grow: bool = True) -> Scale:
-    """A scale for values from `low` to `high` with about so many steps between ticks.
+    """Make an axis with round ticks.
 
     Args:
-        low: least value.
+        low: smallest value.
         high: largest value.
-        start: place of the least.
-        end: place of the largest.
-        about: wanted number of steps.
-        grow: let the range begin and end at a tick.
+        start: position of the smallest value.
+        end: position of the largest value.
+        about: approximate number of steps between ticks.
+        grow: extend the range to the next ticks.
     """
     if not high > low:
         high = low + (abs(low) or 1.0)
@@ -61,7 +64,7 @@ def round_scale(low: float, high: float, start: float, end: float, *, about: int
 
 
 def labels(ticks: tuple[float, ...]) -> tuple[str, ...]:
-    """The ticks' values without the noise of their binary form; all in powers of ten where the largest is small."""
+    """Format the ticks without binary rounding noise; all with powers of ten where the largest is small."""
     if max(map(abs, ticks)) >= 0.01:
         return tuple(f"{tick:.6g}" for tick in ticks)
     return tuple("0" if tick == 0 else _in_powers(tick) for tick in ticks)
@@ -73,7 +76,7 @@ def _in_powers(value: float) -> str:
 
 
 def _round_step(least: float) -> float:
-    """The first round number that is at least so large, but for a little."""
+    """Return the first round number that is at least `least`, up to rounding."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(factor * power for factor in _ROUND if factor * power >= least * (1 - 1e-9))
 
@@ -83,13 +86,13 @@ _LEVELS = 8
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Squares of 1 x 1, those of one shade in one path: a matrix of 400 x 400 has few elements then.
+    """A matrix of unit squares, those of one shade in one path, so that 400 x 400 cells need few elements.
 
     Attributes:
-        described: for those who cannot see it.
+        described: alternative text.
         side: number of rows and columns.
         right: opacity and path of the diagonal.
-        wrong: opacity and path of the others.
+        wrong: opacity and path of the other cells.
     """
 
     described: str
@@ -99,7 +102,7 @@ class HeatMap:
 
 
 def heat_map(counts: Sequence[Sequence[int]], described: str) -> HeatMap:
-    """A map of the share of each count in its row; empty cells are not drawn."""
+    """Draw the share of each count in its row; empty cells are left out."""
     paths: dict[bool, dict[int, list[str]]] = {True: defaultdict(list), False: defaultdict(list)}
     for row, values in enumerate(counts):
         total = sum(values)
@@ -123,7 +126,7 @@ Ink = Literal["first", "second", "faint"]
 
 @dataclass(frozen=True)
 class Line:
-    """A named series and how it is drawn."""
+    """A series with its name and colour."""
 
     name: str
     points: tuple[Point, ...]
@@ -132,7 +135,7 @@ class Line:
 
 @dataclass(frozen=True)
 class DrawnLine:
-    """The places of a line, as the attribute `points` of SVG wants them, and those of its dots, if they are few."""
+    """A line as the `points` attribute of SVG, with its dots if they are few."""
 
     name: str
     ink: Ink
@@ -142,7 +145,7 @@ class DrawnLine:
 
 @dataclass(frozen=True)
 class LineChart:
-    """A chart of lines; all places are in its own units.
+    """A line chart; all positions are in its own units.
 
     Attributes:
         title: what it shows.
@@ -166,7 +169,7 @@ class LineChart:
 
 
 def line_chart(title: str, lines: Sequence[Line], x_name: str, *, shares: bool = False) -> LineChart | None:
-    """A chart of the lines that have points; None if none has.
+    """Draw the lines that have points; None if none has.
 
     Args:
         title: what it shows.
@@ -174,7 +177,7 @@ def line_chart(title: str, lines: Sequence[Line], x_name: str, *, shares: bool =
         x_name: "epoch" or "step".
         shares: values are in [0, 1] and shown as per cent, on all of that range.
     """
-    lines = [Line(line.name, thinned(line.points, _MOST_POINTS), line.ink) for line in lines if line.points]
+    lines = [Line(line.name, subsample(line.points, _MOST_POINTS), line.ink) for line in lines if line.points]
     if not lines:
         return None
     frame = _LEFT, _TOP, WIDTH - _RIGHT, HEIGHT - _BOTTOM
@@ -220,7 +223,7 @@ _Z_95 = 1.959963984540054
 
 
 def mean_interval(hits: Sequence[int], counts: Sequence[int]) -> Interval:
-    """The 95 % interval of the mean over classes of their shares, within [0, 1].
+    """Return the 95 % interval of the mean over classes of their shares, within [0, 1].
 
     Normal, around the mean. The variance of a class's share is that with one hit and one miss more, so that a class
     with nothing but hits does not count as certain. In simulations of 5 to 174 classes with 5 or 20 clips each, it held
@@ -247,7 +250,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM, _ROW = 132, 20, 22, 26, 26
 
 @dataclass(frozen=True)
 class Whisker:
-    """A row: its name, where its figure and the ends of its interval lie, and its height in the chart."""
+    """A row: its name, the positions of its value and interval, and its height in the chart."""
 
     name: str
     at: float
@@ -258,10 +261,10 @@ class Whisker:
 
 @dataclass(frozen=True)
 class WhiskerChart:
-    """Shares from 0 to 1 with intervals; all places are in the chart's own units.
+    """A chart of shares from 0 to 1 with intervals; all positions are in its own units.
 
     Attributes:
-        described: for those who cannot see it.
+        described: alternative text.
         rows: from the top.
         ticks: places and texts of the axis.
         mark: place of the share that all rows are held against.
@@ -280,7 +283,7 @@ class WhiskerChart:
 
 
 def whisker_chart(title: str, rows: Sequence[tuple[str, float, Interval]], mark: float, mark_name: str) -> WhiskerChart:
-    """A chart of shares.
+    """Draw shares with their intervals.
 
     Args:
         title: what it shows.

@@ -1,4 +1,4 @@
-"""A clip with its motion drawn on it, small enough to lie within a page.
+"""Draw the motion of a clip over it, small enough to be embedded in a page.
 
 Shape suffixes: H and W pixels of a frame, C colours, 2 axes (x to the right, y down), h and w the grid of a field.
 """
@@ -26,14 +26,14 @@ from emim.motion.drawing import Picture, draw
 from emim.motion.video import FrameMotion, video_motion
 
 
-class ThinnedVideo(VideoReader):
-    """Every n-th frame of a part of a video, as if that were all of it.
+class SubsampledVideo(VideoReader):
+    """Every n-th frame of an excerpt of a video, presented as a whole video.
 
     Args:
-        reader: the open video; whoever opened it closes it.
-        first: number of its first frame that is taken.
-        stop: number of the first one that is not.
-        most: frames that there are at most; n follows.
+        reader: the open video; the caller closes it.
+        first: index of the first frame.
+        stop: index after the last frame.
+        most: maximum number of frames; n follows from it.
     """
 
     def __init__(self, reader: VideoReader, first: int, stop: int, most: int) -> None:
@@ -44,7 +44,7 @@ class ThinnedVideo(VideoReader):
         self.num_frames = len(self._frames)
         self.fps = reader.fps / every
         self.duration = self.num_frames / self.fps
-        self.rotation = reader.rotation
+        self.rotation, self.mirrored = reader.rotation, reader.mirrored
         self.height = reader.height
         self.width = reader.width
 
@@ -57,33 +57,33 @@ class ThinnedVideo(VideoReader):
 
 
 _SIDE = 280
-"""Longest side of a frame, in pixels; two of them are side by side."""
+"""Longest side of a frame in pixels; two of them are side by side."""
 _SECONDS = 3.0
 _MOST_FRAMES = 36
-"""Of an overlay: a page of eight should neither take minutes nor many megabytes."""
+"""Maximum number of frames of an overlay: a page of eight should neither take minutes nor many megabytes."""
 _SHORTEST = 1.5
-"""Seconds that an overlay lasts at least: clips of a few frames would flicker by."""
+"""Minimum duration of an overlay in seconds: clips of a few frames would flicker by."""
 _SLOWEST = 4
 _QUALITY = 30
 """The encoder's crf: between small and clear."""
 _ONE_WAY = 0.5
-"""Length of the mean displacement against the mean length from which motion is said to go one way."""
+"""Length of the mean displacement over the mean length, from which the motion counts as going one way."""
 _AT_REST = 0.01
-"""Mean displacement, of the longest side, below which hardly anything moves."""
+"""Mean displacement as a share of the longest side, below which hardly anything moves."""
 _WAYS = ("right", "lower right", "down", "lower left", "left", "upper left", "up", "upper right")
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """A playing picture and its still one.
+    """An embedded video and its poster.
 
     Attributes:
         mp4: the video.
         poster: a frame of it, as JPEG.
-        width: of both, in pixels.
-        height: of both, in pixels.
-        slowed: how many times as long as the clip it takes.
-        motion: what moves, in words, for those who cannot see it.
+        width: width of both in pixels.
+        height: height of both in pixels.
+        slowed: duration of the video over that of the clip.
+        motion: description of the motion, as alternative text.
     """
 
     mp4: bytes
@@ -95,7 +95,7 @@ class Overlay:
 
 
 def draw_overlay(model: nn.Module, pre: Preprocessing, entry: ClipEntry) -> Overlay:
-    """The first seconds of a clip: frames with arrows beside the colours of their motion.
+    """Draw the first seconds of a clip: frames with arrows beside the colours of their motion.
 
     Args:
         model: a network with EMIM blocks.
@@ -110,9 +110,9 @@ def draw_overlay(model: nn.Module, pre: Preprocessing, entry: ClipEntry) -> Over
     with open_video(entry.path) as reader:
         first, stop = entry.frame_range(reader.num_frames, reader.fps)
         stop = min(stop, first + max(2, round(_SECONDS * reader.fps)))
-        thinned = ThinnedVideo(reader, first, stop, _MOST_FRAMES)
-        motion = list(video_motion(model, pre, thinned, longest_side=_SIDE))
-        fps = thinned.fps
+        subsampled = SubsampledVideo(reader, first, stop, _MOST_FRAMES)
+        motion = list(video_motion(model, pre, subsampled, longest_side=_SIDE))
+        fps = subsampled.fps
     motion = [_enlarged(item) for item in motion]
     longest = max(motion[0].frame_HWC.shape[:2])
     lengths = np.concatenate([np.hypot(*item.displacement_2hw).ravel() for item in motion])
@@ -129,13 +129,13 @@ def draw_overlay(model: nn.Module, pre: Preprocessing, entry: ClipEntry) -> Over
 
 
 def describe_motion(motion: Sequence[FrameMotion]) -> str:
-    """Where most of what moves goes, and how far, in words; of places by their confidence."""
-    shift_N2 = np.concatenate([item.displacement_2hw.reshape(2, -1).T for item in motion])
-    weight_N = np.concatenate([item.confidence_hw.ravel() for item in motion]).astype(np.float64)
-    if not weight_N.any():
-        weight_N += 1
-    length = float(np.average(np.hypot(*shift_N2.T), weights=weight_N))
-    x, y = (float(value) for value in np.average(shift_N2, axis=0, weights=weight_N))
+    """Describe in words where most of the motion goes, weighted by confidence."""
+    shift_Q2 = np.concatenate([item.displacement_2hw.reshape(2, -1).T for item in motion])
+    weight_Q = np.concatenate([item.confidence_hw.ravel() for item in motion]).astype(np.float64)
+    if not weight_Q.any():
+        weight_Q += 1
+    length = float(np.average(np.hypot(*shift_Q2.T), weights=weight_Q))
+    x, y = (float(value) for value in np.average(shift_Q2, axis=0, weights=weight_Q))
     if length < _AT_REST * max(motion[0].frame_HWC.shape[:2]):
         return "hardly anything moves"
     if math.hypot(x, y) < _ONE_WAY * length:
@@ -149,7 +149,7 @@ def _way(x: float, y: float) -> str:
 
 
 def _enlarged(item: FrameMotion) -> FrameMotion:
-    """Frames smaller than is shown become as large: arrows need room."""
+    """Enlarge frames that are smaller than shown, since arrows need room."""
     height, width = item.frame_HWC.shape[:2]
     factor = _SIDE / max(height, width)
     if factor <= 1:

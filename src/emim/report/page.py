@@ -1,4 +1,4 @@
-"""The page of a report: what its sections show, drawn by the templates beside this file.
+"""Render a report as one HTML page, with the templates beside this file.
 
 Jinja2 escapes every value, so that names of classes and files may hold anything.
 """
@@ -33,25 +33,25 @@ from emim.report.tables import (
     class_rows,
     data_rows,
     diagnosis_rows,
+    full_recipe,
     matrix_rows,
     most_confused,
     remarks_on_clips,
     swap_rows,
     timing_rows,
-    whole,
 )
 from emim.training.run_folder import History, RunRecord
 from emim.utils import atomic_write
 
 _MOST_IN_TABLE = 24
-"""Classes of a confusion matrix with figures in it; of more, a map is drawn."""
+"""Maximum number of classes for a confusion matrix with figures; for more, a heat map is drawn."""
 _MOST_OPEN = 30
-"""Rows of the table of classes that are open."""
+"""Maximum number of rows of the class table that are shown unfolded."""
 _MOST_PAIRS_BY_MATRIX, _MOST_PAIRS_BY_MAP, _MOST_SWAPS = 8, 20, 12
 
 
 def render(report: Report) -> str:
-    """The page as HTML, without anything that lies elsewhere."""
+    """Return the page as HTML that loads nothing else."""
     environment = Environment(
         loader=PackageLoader("emim.report"),
         autoescape=True,
@@ -76,14 +76,14 @@ def render(report: Report) -> str:
         test=None if measurement is None else _test(run, measurement),
         diagnosis=None if measurement is None else _diagnosis(measurement),
         settings=() if run.config is None else changed_settings(run.config),
-        recipe="" if run.config is None else whole(run.config),
+        recipe="" if run.config is None else full_recipe(run.config),
         data=data_rows(run, None if measurement is None else measurement.clips),
         timing=timing_rows(report),
     )
 
 
 def _status(run: RunRecord) -> str:
-    """How far the run got, in a sentence."""
+    """Describe in a sentence how far the run got."""
     done, wanted = run.history.epochs_done, None if run.config is None else run.config.trainer.epochs
     of = "" if wanted is None else f" of {wanted}"
     if run.ending == "finished":
@@ -115,7 +115,7 @@ def _curves(history: History) -> tuple[LineChart, ...]:
 
 
 def _validated(run: RunRecord) -> tuple[float, str] | None:
-    """The best logged validation, and when it was."""
+    """Return the best logged validation accuracy and its epoch or step."""
     series = run.history.series("val_top1")
     if not series:
         return None
@@ -124,17 +124,17 @@ def _validated(run: RunRecord) -> tuple[float, str] | None:
 
 
 def _test(run: RunRecord, measurement: Measurement) -> dict[str, Any]:
-    """What the sections on the test show."""
+    """Return the values of the sections on the test."""
     test, classes = measurement.test, class_rows(measurement.test)
     tested = [at for at, row in enumerate(test.per_class) if row.clips]
     mean = mean_interval([test.confusion[at][at] for at in tested], [test.per_class[at].clips for at in tested])
     tiles: list[tuple[str, float, Interval, str]] = [
-        ("Top-1", test.top1, test.top1_interval, "the best class is right"),
-        ("Mean over classes", test.mean_class, mean, "top-1, every class counting the same"),
+        ("Top-1", test.top1, test.top1_interval, "share of clips whose predicted class is correct"),
+        ("Mean over classes", test.mean_class, mean, "top-1 accuracy, averaged over classes"),
     ]
     if len(classes) > 5:
         interval = wilson_interval(measurement.top5_hits, test.clips)
-        tiles.insert(1, ("Top-5", test.top5, interval, "the right class is among the best five"))
+        tiles.insert(1, ("Top-5", test.top5, interval, "share of clips whose class is among the five best"))
     many = len(classes) > _MOST_IN_TABLE
     return {
         "result": test,
@@ -151,7 +151,7 @@ def _test(run: RunRecord, measurement: Measurement) -> dict[str, Any]:
 def _map(measurement: Measurement) -> HeatMap:
     test = measurement.test
     pairs = most_confused(test, 3)
-    told = ", ".join(f"{pair.label} named {pair.named} {words.count(pair.clips, 'time')}" for pair in pairs)
+    told = ", ".join(f"{pair.label} predicted as {pair.predicted} {words.count(pair.clips, 'time')}" for pair in pairs)
     return heat_map(
         test.confusion,
         f"Confusion of {len(test.per_class)} classes: {words.percent(test.top1)} of the clips lie on the diagonal. "
@@ -160,13 +160,13 @@ def _map(measurement: Measurement) -> HeatMap:
 
 
 def _diagnosis(measurement: Measurement) -> dict[str, Any] | None:
-    """What the section on motion shows."""
+    """Return the values of the section on motion."""
     found = measurement.diagnosis
     if found is None:
         return None
     rows = diagnosis_rows(found)
     chart: WhiskerChart = whisker_chart(
-        "Accuracy by condition with 95 % intervals",
+        "Accuracy by ablation with 95 % intervals",
         [(row.title, row.accuracy.value, row.accuracy.interval) for row in rows],
         found.chance,
         "chance",
@@ -186,7 +186,7 @@ def _source(environment: Environment, name: str) -> str:
 
 
 def _policy(script: str) -> str:
-    """What the browser may load: nothing from elsewhere, and no script but ours."""
+    """Return the content security policy: nothing from elsewhere, and only our own script."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; "
@@ -199,7 +199,7 @@ def _data_uri(content: bytes, kind: str) -> str:
 
 
 def write_page(report: Report, path: Path) -> int:
-    """Write the page; it appears whole or not at all.
+    """Write the page atomically.
 
     Returns:
         Its size in bytes.

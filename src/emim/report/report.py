@@ -1,4 +1,4 @@
-"""Put together what a report says."""
+"""Gather the content of a report: the run, its test, and the clips to show."""
 
 from __future__ import annotations
 
@@ -17,55 +17,55 @@ from emim.training.run_folder import RunRecord
 
 @dataclass(frozen=True)
 class ChosenClip:
-    """A clip and what was said of it.
+    """A clip with its prediction.
 
     Attributes:
         entry: the clip.
         label: its class.
-        named: the best class.
-        score: of the best class.
-        label_score: of its class.
+        predicted: the predicted class.
+        score: score of the predicted class.
+        label_score: score of its own class.
     """
 
     entry: ClipEntry
     label: str
-    named: str
+    predicted: str
     score: float
     label_score: float
 
     @property
-    def right(self) -> bool:
-        """Whether it was named rightly."""
-        return self.label == self.named
+    def correct(self) -> bool:
+        """True if the prediction is the label."""
+        return self.label == self.predicted
 
 
 def choose_clips(measurement: Measurement, most: int) -> tuple[tuple[ChosenClip, ...], tuple[ChosenClip, ...]]:
-    """The `most` clips named most confidently rightly, and as many named most confidently wrongly.
+    """Return the most confident correct predictions and the most confident incorrect ones, at most `most` of each.
 
     One clip of each class comes first, so that they do not all look alike.
     """
     outputs, classes = measurement.outputs, measurement.clips.classes
-    score_N, named_N = outputs.score_NK.max(1)
-    label_score_N = outputs.score_NK.gather(1, outputs.label_N[:, None])[:, 0]
+    score_S, predicted_S = outputs.score_NK.max(1)
+    label_score_S = outputs.score_NK.gather(1, outputs.label_N[:, None])[:, 0]
     chosen = [
-        ChosenClip(measurement.clips.entries[at], classes[label], classes[named], score, label_score)
-        for at, label, named, score, label_score in zip(
+        ChosenClip(measurement.clips.entries[at], classes[label], classes[predicted], score, label_score)
+        for at, label, predicted, score, label_score in zip(
             outputs.index,
             outputs.label_N.tolist(),
-            named_N.tolist(),
-            score_N.tolist(),
-            label_score_N.tolist(),
+            predicted_S.tolist(),
+            score_S.tolist(),
+            label_score_S.tolist(),
             strict=True,
         )
     ]
     chosen.sort(key=lambda clip: -clip.score)
-    rightly = [clip for clip in chosen if clip.right]
-    wrongly = [clip for clip in chosen if not clip.right]
-    return _spread(rightly, most), _spread(wrongly, most)
+    correct = [clip for clip in chosen if clip.correct]
+    incorrect = [clip for clip in chosen if not clip.correct]
+    return _spread(correct, most), _spread(incorrect, most)
 
 
 def _spread(clips: list[ChosenClip], most: int) -> tuple[ChosenClip, ...]:
-    """The first `most` clips, of which no class has a second one before every other has its first."""
+    """Return the first `most` clips, where no class has a second one before every other has its first."""
     seen: dict[str, int] = {}
     turns = []
     for order, clip in enumerate(clips):
@@ -77,13 +77,13 @@ def _spread(clips: list[ChosenClip], most: int) -> tuple[ChosenClip, ...]:
 
 @dataclass(frozen=True)
 class ShownClip:
-    """A clip of the report.
+    """A clip shown in the report.
 
     Attributes:
-        clip: what was said of it.
-        path: from the list's folder.
-        overlay: its motion; None where it could not be drawn.
-        trouble: why not.
+        clip: the clip and its prediction.
+        path: relative to the folder of the list.
+        overlay: its motion; None if it could not be drawn.
+        trouble: the reason why not.
     """
 
     clip: ChosenClip
@@ -94,17 +94,17 @@ class ShownClip:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a page says.
+    """The content of a page.
 
     Attributes:
-        run: what the run has written down.
-        measurement: the test; None where there was none.
-        parameters: of the network; None where it could not be read.
-        best: clips named rightly, most confidently.
-        worst: clips named wrongly, most confidently.
-        gaps: sentences on what is missing.
-        machine: where the test ran.
-        written: when.
+        run: the record of the run.
+        measurement: the test; None if there was none.
+        parameters: number of parameters of the network; None if it could not be read.
+        best: the most confident correct predictions.
+        worst: the most confident incorrect predictions.
+        gaps: sentences on missing parts.
+        machine: machine that the test ran on.
+        written: time of writing.
     """
 
     run: RunRecord
@@ -126,26 +126,26 @@ def gather(
     gaps: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """The report of a run.
+    """Gather the report of a run.
 
     Args:
-        run: what its folder holds.
-        recogniser: its network; None where it has none.
-        measurement: what the network did on labelled clips; None where it was not tested.
-        clips: how many clips, at most, to show of those named rightly and of those named wrongly.
-        gaps: sentences on what is missing besides what the run's folder lacks.
-        progress: called with clips drawn and to draw.
+        run: the record of the run.
+        recogniser: its network; None if it has none.
+        measurement: the test of the network; None if it was not tested.
+        clips: maximum number of clips to show, for correct and for incorrect predictions each.
+        gaps: sentences on missing parts, besides those of the run's folder.
+        progress: called with (clips drawn, clips to draw).
     """
     best: tuple[ShownClip, ...] = ()
     worst: tuple[ShownClip, ...] = ()
     if recogniser is not None and measurement is not None:
-        rightly, wrongly = choose_clips(measurement, clips)
+        correct, incorrect = choose_clips(measurement, clips)
         shown: list[ShownClip] = []
-        for clip in (*rightly, *wrongly):
+        for clip in (*correct, *incorrect):
             shown.append(_show(recogniser, measurement, clip))
             if progress is not None:
-                progress(len(shown), len(rightly) + len(wrongly))
-        best, worst = tuple(shown[: len(rightly)]), tuple(shown[len(rightly) :])
+                progress(len(shown), len(correct) + len(incorrect))
+        best, worst = tuple(shown[: len(correct)]), tuple(shown[len(correct) :])
     return Report(
         run=run,
         measurement=measurement,

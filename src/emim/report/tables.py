@@ -1,4 +1,4 @@
-"""The lists of clips that a run and its test used, and what to know of them together."""
+"""Rows of the tables of a report: classes, confusions, data, diagnosis, settings, timing."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class ClassRow:
     """A class in the table.
 
     Attributes:
-        name: of the class.
-        clips: how many were tested.
-        top1: share named rightly; None without clips.
+        name: name of the class.
+        clips: number of tested clips.
+        top1: share predicted correctly; None without clips.
         interval: its 95 % Wilson interval.
-        taken_for: the class that most of its other clips were named, and how many.
+        confused_with: the class that its other clips were most often predicted as, and their number.
     """
 
     name: str
     clips: int
     top1: float | None
     interval: Interval | None
-    taken_for: tuple[str, int] | None
+    confused_with: tuple[str, int] | None
 
 
 def class_rows(result: TestResult) -> tuple[ClassRow, ...]:
-    """Those with the lowest accuracy first, those without clips last."""
+    """Return the classes, those with the lowest accuracy first and those without clips last."""
     names = [row.name for row in result.per_class]
     rows = []
     for label, (row, counts) in enumerate(zip(result.per_class, result.confusion, strict=True)):
@@ -55,7 +55,7 @@ def class_rows(result: TestResult) -> tuple[ClassRow, ...]:
                 clips=row.clips,
                 top1=row.top1,
                 interval=wilson_interval(counts[label], row.clips) if row.clips else None,
-                taken_for=None if worst is None else (names[-worst[1]], worst[0]),
+                confused_with=None if worst is None else (names[-worst[1]], worst[0]),
             )
         )
     return tuple(sorted(rows, key=lambda row: 2.0 if row.top1 is None else row.top1))
@@ -63,44 +63,44 @@ def class_rows(result: TestResult) -> tuple[ClassRow, ...]:
 
 @dataclass(frozen=True)
 class Confused:
-    """Clips of one class that were named another one.
+    """Clips of one class that were predicted as another.
 
     Attributes:
         label: their class.
-        named: what they were named.
-        clips: how many.
-        share: of all clips of `label` that were tested.
+        predicted: the predicted class.
+        clips: number of clips.
+        share: share of all tested clips of `label`.
     """
 
     label: str
-    named: str
+    predicted: str
     clips: int
     share: float
 
 
 def most_confused(result: TestResult, most: int) -> tuple[Confused, ...]:
-    """The pairs with the most clips, those of a larger share first where equal."""
+    """Return the pairs with the most clips; ties are ordered by share."""
     names = [row.name for row in result.per_class]
     pairs = [
-        Confused(names[label], names[named], count, count / sum(counts))
+        Confused(names[label], names[predicted], count, count / sum(counts))
         for label, counts in enumerate(result.confusion)
-        for named, count in enumerate(counts)
-        if count and label != named
+        for predicted, count in enumerate(counts)
+        if count and label != predicted
     ]
-    return tuple(sorted(pairs, key=lambda pair: (-pair.clips, -pair.share, pair.label, pair.named))[:most])
+    return tuple(sorted(pairs, key=lambda pair: (-pair.clips, -pair.share, pair.label, pair.predicted))[:most])
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of the matrix: its count, its share of the row, and whether it is on the diagonal."""
+    """A cell of the confusion matrix: its count, its share of the row, and True on the diagonal."""
 
     count: int
     share: float
-    right: bool
+    correct: bool
 
 
 def matrix_rows(result: TestResult) -> tuple[tuple[str, tuple[Cell, ...]], ...]:
-    """The matrix row by row, with the class of each."""
+    """Return the confusion matrix by rows, each with its class."""
     return tuple(
         (
             row.name,
@@ -115,12 +115,12 @@ class DataRow:
     """A list of clips.
 
     Attributes:
-        part: what it was used for.
-        source: where it came from.
-        note: how it came about.
-        clips: how many.
-        spread: how they are spread over the classes, in words.
-        sha256: of names, classes and ranges of the clips, not of their contents.
+        part: training, validation or test.
+        source: folder or manifest.
+        note: how the list was made.
+        clips: number of clips.
+        spread: clips per class, in words.
+        sha256: hash of names, classes and ranges of the clips, not of their contents.
     """
 
     part: str
@@ -135,7 +135,7 @@ _PARTS = {"train": "training", "val": "validation"}
 
 
 def data_rows(run: RunRecord, tested: ClipList | None) -> tuple[DataRow, ...]:
-    """Training, validation, and the clips of the test."""
+    """Return the lists of training, validation and test."""
     rows = [_row(_PARTS.get(part, part), found) for part, found in run.data.items() if isinstance(found, Mapping)]
     if tested is not None:
         rows.append(_row("test", {"source": str(tested.source), "note": tested.note, **fingerprint(tested)}))
@@ -143,26 +143,26 @@ def data_rows(run: RunRecord, tested: ClipList | None) -> tuple[DataRow, ...]:
 
 
 def remarks_on_clips(run: RunRecord, tested: ClipList) -> tuple[str, ...]:
-    """What makes the figures of a test look better than they are, or leaves something out, in sentences."""
+    """Return sentences on what makes a test look better than it is, or leaves clips out."""
     lacking = left_out(tested.source)
     if lacking is None:
-        return _flattery(run, tested)
+        return _overestimates(run, tested)
     return (
-        *_flattery(run, tested),
+        *_overestimates(run, tested),
         f"emim prepare left out {lacking.clips} of {lacking.listed} clips that the data set lists, and they are in no "
         f"figure; {lacking.report} names them.",
     )
 
 
-def _flattery(run: RunRecord, tested: ClipList) -> tuple[str, ...]:
+def _overestimates(run: RunRecord, tested: ClipList) -> tuple[str, ...]:
     digest = fingerprint(tested)["sha256"]
     recorded = {part: found.get("sha256") for part, found in run.data.items() if isinstance(found, Mapping)}
     if digest == recorded.get("train"):
-        return ("These are the clips that the network was trained on: the figures say nothing about new clips.",)
+        return ("These are the clips that the network was trained on: they say nothing about new clips.",)
     if digest == recorded.get("val") and run.config is not None and run.config.trainer.keep == "best":
         return (
-            "The weights were chosen by their accuracy on these clips (trainer.keep=best), so the figures are somewhat "
-            "too good. A list of other clips, given with --data, would tell more.",
+            "The weights were chosen by their accuracy on these clips (trainer.keep=best), so the figures are "
+            "somewhat too high. Give other clips with --data for an unbiased figure.",
         )
     return ()
 
@@ -187,7 +187,7 @@ def _spread(counts: list[int]) -> str:
     return f"{count(len(counts), 'class', 'classes')}, {each}"
 
 
-_TOLD = {
+_DESCRIPTIONS = {
     AS_IS: ("as they are", "nothing is changed"),
     FROZEN: ("frozen", "the middle frame, repeated"),
     SHUFFLED: ("shuffled", "the same frames in random order"),
@@ -199,7 +199,7 @@ _TOLD = {
 
 @dataclass(frozen=True)
 class DiagnosisRow:
-    """A condition, what it does, and what was measured in it."""
+    """An ablation, what it does, and the measured accuracy."""
 
     title: str
     what: str
@@ -209,7 +209,7 @@ class DiagnosisRow:
 
 @dataclass(frozen=True)
 class SwapRow:
-    """Two classes that change places in reverse: of the clips of either, the share named the other, and how many."""
+    """Two classes that swap in reverse: of the clips of each, the share predicted as the other, and their number."""
 
     first: str
     second: str
@@ -220,15 +220,15 @@ class SwapRow:
 
 
 def diagnosis_rows(diagnosis: Diagnosis) -> tuple[DiagnosisRow, ...]:
-    """In the order of the conditions."""
+    """Return the rows in the order of the ablations."""
     return tuple(
-        DiagnosisRow(*_TOLD.get(condition.name, (condition.name, "")), condition.accuracy, condition.difference)
+        DiagnosisRow(*_DESCRIPTIONS.get(condition.name, (condition.name, "")), condition.accuracy, condition.difference)
         for condition in diagnosis.conditions
     )
 
 
 def swap_rows(diagnosis: Diagnosis, most: int) -> tuple[SwapRow, ...]:
-    """The clearest first."""
+    """Return the clearest swaps first."""
     names = diagnosis.classes
     return tuple(
         SwapRow(
@@ -245,7 +245,7 @@ def swap_rows(diagnosis: Diagnosis, most: int) -> tuple[SwapRow, ...]:
 
 @dataclass(frozen=True)
 class Setting:
-    """A key with its value and default, as YAML writes them."""
+    """A key with its value and default, as YAML."""
 
     key: str
     value: str
@@ -253,7 +253,7 @@ class Setting:
 
 
 def changed_settings(config: RunConfig) -> tuple[Setting, ...]:
-    """The keys whose value is not the default, in the order of the configuration."""
+    """Return the keys whose value differs from the default, in the order of the configuration."""
     values, defaults = (dict(_flat(to_dict(each))) for each in (config, RunConfig()))
     return tuple(
         Setting(key, _text(value), _text(defaults.get(key)))
@@ -262,13 +262,13 @@ def changed_settings(config: RunConfig) -> tuple[Setting, ...]:
     )
 
 
-def whole(config: RunConfig) -> str:
-    """The configuration as a recipe."""
+def full_recipe(config: RunConfig) -> str:
+    """Return the configuration as a recipe."""
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys, as overrides name them. A mapping that is a value (`augment.flip_map`) stays one."""
+    """Return dotted keys, as in overrides. A mapping that is a value (`augment.flip_map`) stays one."""
     flat: list[tuple[str, Any]] = []
     for key, value in values.items():
         if isinstance(value, dict) and not key.endswith("_map"):
@@ -287,7 +287,7 @@ Rows = tuple[tuple[str, str], ...]
 
 
 def timing_rows(report: Report) -> dict[str, Rows]:
-    """Names and values, by what they are about."""
+    """Return names and values, grouped by subject."""
     trained_on, here = _machine(report.run.machine), _machine(report.machine.to_dict())
     groups = {"Training": _training(report)}
     if report.measurement is not None:

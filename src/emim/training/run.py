@@ -24,6 +24,7 @@ from emim.training.run_folder import (
     DATA_FILE,
     MODEL_FILE,
     STATE_FILE,
+    check_run_folder,
     data_record,
     find_clips,
     make_run_folder,
@@ -31,6 +32,7 @@ from emim.training.run_folder import (
     write_config,
     write_record,
 )
+from emim.utils import is_file
 
 __all__ = ["RunResult", "resume", "train"]
 
@@ -78,9 +80,8 @@ def resume(folder: Path, overrides: list[str], *, progress_bar: bool = True) -> 
         overrides: changes of its configuration, see `emim.training.recipe.load_recipe`.
         progress_bar: show a progress bar, if standard error is a terminal.
     """
-    if not (folder / CONFIG_FILE).is_file():
-        raise ConfigError(f"{folder}: not a run folder, it has no {CONFIG_FILE}")
-    if not (folder / STATE_FILE).is_file():
+    check_run_folder(folder)
+    if not is_file(folder / STATE_FILE):
         raise ConfigError(f"{folder}: no {STATE_FILE} to continue from; the run ended before its first checkpoint")
     saved = read_state(folder / STATE_FILE)
     config = load_recipe(folder / CONFIG_FILE, overrides)

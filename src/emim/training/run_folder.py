@@ -26,7 +26,7 @@ from emim.models.tensor_file import IF_TRUSTED, read_dictionary
 from emim.models.trained_model import ModelCard, read_card
 from emim.training.config import Amount, Natural, RunConfig
 from emim.training.recipe import load_recipe, to_dict
-from emim.utils import atomic_write, write_json
+from emim.utils import atomic_write, is_file, is_folder, write_json
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import CSVLogger
@@ -42,6 +42,7 @@ __all__ = [
     "History",
     "RunRecord",
     "SavedState",
+    "check_run_folder",
     "csv_log",
     "data_record",
     "find_clips",
@@ -109,6 +110,15 @@ def _clip_arguments(config: RunConfig) -> dict[str, Any]:
         "columns": data.columns,
         "group_by": data.group_by,
     }
+
+
+def check_run_folder(folder: Path) -> None:
+    """Raise ConfigError unless the folder is one that a training run wrote."""
+    name = str(folder) if len(str(folder)) < 1000 else f"{str(folder)[:100]}..."
+    if not is_folder(folder):
+        raise ConfigError(f"{name}: not a run folder, no such folder exists")
+    if not is_file(folder / CONFIG_FILE):
+        raise ConfigError(f"{name}: not a run folder, it has no {CONFIG_FILE}; give the folder that a training wrote")
 
 
 def make_run_folder(config: RunConfig) -> Path:
@@ -414,8 +424,7 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         ConfigError: not a run folder.
     """
-    if not (folder / CONFIG_FILE).is_file():
-        raise ConfigError(f"{folder}: not a run folder, it has no {CONFIG_FILE}; give the folder that a training wrote")
+    check_run_folder(folder)
     gaps: list[str] = []
     divergences = tuple(
         found

@@ -32,7 +32,7 @@ from emim.errors import (
     VideoNotFoundError,
 )
 
-_SHARED = Path(__file__).parents[2] / "../shared"
+_SHARED = Path(__file__).parents[3] / "../shared"
 _X264 = {"x264-params": vf.X264_GOP}
 
 MakeClip = Callable[[str], tuple[Path, vf.Frames]]

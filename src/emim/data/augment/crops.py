@@ -14,6 +14,8 @@ from torch import Tensor
 
 from emim.data.preprocessing import resize, to_tensor
 
+__all__ = ["Box", "LetterboxCrop", "Placed", "RandomResizedCrop", "Range", "StretchCrop"]
+
 Range = tuple[float, float]
 
 _TRIES = 10

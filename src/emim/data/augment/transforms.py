@@ -28,6 +28,22 @@ from emim.data.preprocessing import Preprocessing, check_keys, float_tuple, is_n
 from emim.errors import ConfigError
 from emim.utils import nearest
 
+__all__ = [
+    "AugmentOptions",
+    "ColorJitter",
+    "ErasingNoise",
+    "GaussianNoise",
+    "HorizontalFlip",
+    "LabelMap",
+    "RandomErasing",
+    "RandomRotation",
+    "TimeReverse",
+    "TrainTransform",
+    "in_clip_order",
+    "reduced",
+    "resolve_label_map",
+]
+
 ErasingNoise = Literal["clip", "frame"]
 LabelMap = Mapping[int, int]
 
@@ -121,7 +137,7 @@ class AugmentOptions:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AugmentOptions:
-        """Inverse of `to_dict`; left out keys have their defaults.
+        """Inverse of `to_dict`; missing keys have their defaults.
 
         Raises:
             ConfigError: unknown key, or wrong value.
@@ -172,7 +188,7 @@ class ColorJitter:
 
     @property
     def active(self) -> bool:
-        """Whether the transform can change anything."""
+        """True if the transform can change anything."""
         return any((self.brightness, self.contrast, self.saturation, self.p_gray, self.p_invert))
 
     def __call__(self, frames_TCHW: Tensor, rng: np.random.Generator) -> Tensor:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import av
 
+from emim.data.video.container import MediaFile
 from emim.data.video.index import video_packets
 from emim.data.video.packets import PacketSource
 from emim.errors import VideoError
@@ -67,7 +68,7 @@ class FullDecode:
             av.logging.set_level(level)
 
     def _decode(self, captured: list[tuple[int, str, str]]) -> Iterator[VideoFrame]:
-        source = PacketSource(self.path, memory_limit=0)
+        source = PacketSource(MediaFile(self.path), memory_limit=0)
         captured.clear()  # reading the file again says the same, at the frame that it concerns
         try:
             self.packets = len(source.table.records)

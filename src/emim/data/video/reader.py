@@ -27,51 +27,58 @@ What a decode of the whole file gives, in that order, defines the frames; a read
    B-frames) are always decoded from the start and counted.
 
 Decoding runs on one thread, which is faster for short clips and leaves the cores to the loader's workers.
-Only wanted frames are converted to RGB. Pixels are not resampled for non-square pixel shapes, and mirroring
-in a display matrix is ignored (rotation is applied).
+Only wanted frames are converted to RGB, scaled where pixels are not square, and turned upright; see
+`emim.data.video.geometry`.
 
 Shapes: T frames asked for, H height, W width, C the three colours red, green, blue.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import itertools
 import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
-import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from emim.data.video.clip_source import Frames, VideoReader, check_frame_count
-from emim.data.video.container import bytes_missing
-from emim.data.video.frame_folder import FrameFolderReader
+from emim.data.video.clip_source import Excerpt, Frames, VideoReader, check_frame_count
+from emim.data.video.container import IN_MEMORY, MediaFile, bytes_missing, is_animated_webp
+from emim.data.video.frame_folder import AnimatedWebPReader, FrameFolderReader
+from emim.data.video.geometry import Orientation, display_size, orientation_of, pixel_aspect, to_display
 from emim.data.video.packets import PacketSource
 from emim.errors import (
     EmptyVideoError,
     TruncatedVideoError,
     VideoError,
-    VideoNotFoundError,
 )
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
+__all__ = ["VIDEO_SUFFIXES", "VideoFileReader", "VideoInput", "open_video"]
+
+VideoInput = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+"""A path, or the content of an encoded video file: as bytes, or as a binary file object."""
+
 VIDEO_SUFFIXES: frozenset[str] = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"}
-    | {".wmv", ".flv", ".3gp", ".ogv", ".gif"}
+    | {".wmv", ".flv", ".3gp", ".ogv", ".gif", ".apng", ".mjpeg", ".mjpg"}
 )
+"""Names under which videos are looked for in folders; `open_video` goes by the content."""
 
 _PACKET_MEMORY = 64 << 20
 _FRAME_MEMORY = 64 << 20
 # Skipping fewer packets than these costs more than decoding them, because a restart empties the decoder.
 _MIN_SKIP = 3
-
-
+# Frames by which a time stamp may differ from `index / fps` in a video of constant rate.
+_UNEVEN = 0.5
 _NEVER = -(1 << 63)  # before every time stamp
 
 
@@ -79,40 +86,97 @@ class _TableMismatchError(Exception):
     """A decoded frame is not the one that the packet table expects."""
 
 
-def open_video(path: str | os.PathLike[str], *, min_frames: int = 2) -> VideoReader:
-    """Open a video file or a folder of jpg/png frames.
+def open_video(
+    video: VideoInput,
+    *,
+    min_frames: int = 2,
+    start: float | None = None,
+    end: float | None = None,
+    square_pixels: bool = True,
+) -> VideoReader:
+    """Open a video file, an animated image (GIF, APNG, WebP), or a folder of jpg/png frames.
+
+    >>> with open_video("clip.mp4", start=2.5, end=4) as reader:  # doctest: +SKIP
+    ...     frames_THWC = reader.read([0, 5, 10])
 
     Args:
-        path: the file or folder.
+        video: path of the file or folder; or the content of a file, as bytes or as a binary file object (which is
+            read from where it stands to its end, and left open).
         min_frames: fewest frames accepted; 1 allows videos without motion.
+        start: seconds at which to begin; None for the start of the video.
+        end: seconds before which to end; None for the end of the video. With either, the reader is an `Excerpt`.
+        square_pixels: scale frames whose pixels are not square, as a player does; False returns the stored pixels,
+            as most published pipelines do.
 
     Returns:
         A reader; use it as a context manager. Frame folders count as 30 frames per second (use
         `FrameFolderReader` to set another rate).
 
     Raises:
-        VideoNotFoundError: there is nothing at `path`.
+        VideoNotFoundError: there is nothing at the path.
         EmptyVideoError: zero bytes, no frame in the container, or no image in the folder.
         NotAVideoError: the content is no video.
-        NoVideoStreamError: there is sound, but no picture.
+        NoVideoStreamError: there is sound, but no video stream.
         TruncatedVideoError: the file ends before the frames that it announces.
         SingleFrameError: there is one frame and `min_frames` is above 1.
-        VideoError: base of all these; also damage that only decoding shows, with the frame's number.
+        VideoError: base of all these; also damage that only decoding shows, with the frame's number, and a range of
+            time without a frame.
     """
-    location = Path(path)
-    if location.is_dir():
-        return FrameFolderReader(location, min_frames=min_frames)
-    return VideoFileReader(location, min_frames=min_frames)
+    reader = _open(video, min_frames, square_pixels)
+    if start is None and end is None:
+        return reader
+    try:
+        first, stop = reader.frame_range(start, end)
+        if stop - first < min_frames:
+            reason = f"{reader.describe_range(start, end)}, fewer than the {min_frames} asked for (min_frames)"
+            raise VideoError(
+                reader.path, f"holds {'1 frame' if stop - first == 1 else f'{stop - first} frames'} {reason}"
+            )
+        return Excerpt(reader, first, stop)
+    except BaseException:
+        reader.close()
+        raise
+
+
+def _open(video: VideoInput, min_frames: int, square_pixels: bool) -> VideoReader:
+    if isinstance(video, str | os.PathLike) and Path(video).is_dir():
+        return FrameFolderReader(Path(video), min_frames=min_frames)
+    media = _media_file(video)
+    media.check()
+    if is_animated_webp(media.head()):
+        return AnimatedWebPReader(media, min_frames=min_frames)
+    return VideoFileReader(media, min_frames=min_frames, square_pixels=square_pixels)
+
+
+def _media_file(video: VideoInput | MediaFile) -> MediaFile:
+    if isinstance(video, MediaFile):
+        return video
+    if isinstance(video, str | os.PathLike):
+        return MediaFile(Path(video))
+    if isinstance(video, bytes | bytearray | memoryview):
+        return MediaFile(IN_MEMORY, bytes(video))
+    content = video.read() if hasattr(video, "read") else None
+    if not isinstance(content, bytes):
+        raise TypeError(
+            f"a video is a path, bytes, or a file opened in binary mode, not {type(video).__name__}; "
+            "wrap frames in emim.data.video.ArrayVideo"
+        )
+    name = getattr(video, "name", None)
+    return MediaFile(Path(name) if isinstance(name, str) else IN_MEMORY, content)
 
 
 class VideoFileReader(VideoReader):
     """Reads a video file; see the module's docstring for how frames are found.
 
     Args:
-        path: the file.
+        video: path or content of the file, as for `open_video`.
         min_frames: fewest frames accepted.
         packet_memory: bytes of compressed packets kept in memory; longer videos are read from the file again.
         frame_memory: bytes of decoded frames kept when the frames had to be counted by decoding.
+        square_pixels: as for `open_video`.
+
+    Attributes:
+        pixel_aspect: width of a stored pixel over its height, as far as it is corrected in the returned frames.
 
     Raises:
         VideoError: one of its subclasses, as listed for `open_video`.
@@ -120,13 +184,15 @@ class VideoFileReader(VideoReader):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        video: VideoInput | MediaFile,
         *,
         min_frames: int = 2,
         packet_memory: int = _PACKET_MEMORY,
         frame_memory: int = _FRAME_MEMORY,
+        square_pixels: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self._media = _media_file(video)
+        self.path = self._media.path
         self._frame_memory = frame_memory
         self._closed = False
         self._reformatter = VideoReformatter()
@@ -135,6 +201,7 @@ class VideoFileReader(VideoReader):
         self._next_index = 0  # of the frame that `_frames` gives next
         self._last: tuple[int, VideoFrame] | None = None
         self._pts: list[int] | None = None  # expected, in presentation order
+        self._stamps: list[int] | None = None  # as `_pts`, but kept when that is dropped
         self._entries: list[tuple[int, int]] = []
         # Time stamps wanted by the read under way (in the order of decoding: not yet given to the decoder), and
         # those of the pictures that it goes without.
@@ -146,9 +213,10 @@ class VideoFileReader(VideoReader):
         # Kept, because frames counted past damage could be shifted.
         self._damage: VideoError | None = None
         self.num_frames = 0
-        check_file(self.path)
+        self._media.check()
         with _quiet_ffmpeg():
-            self._source = PacketSource(self.path, packet_memory)
+            self._source = PacketSource(self._media, packet_memory)
+            self.pixel_aspect = pixel_aspect(self._source.stream) if square_pixels else Fraction(1)
             try:
                 self._check_complete()
                 self._index_frames()
@@ -157,6 +225,11 @@ class VideoFileReader(VideoReader):
             except BaseException:
                 self.close()
                 raise
+
+    @property
+    def orientation(self) -> Orientation:
+        """How stored frames lie."""
+        return self._orientation
 
     @property
     def packets_decoded(self) -> int:
@@ -173,7 +246,7 @@ class VideoFileReader(VideoReader):
         """Refuse files whose end is missing."""
         table, announced = self._source.table, self._source.stream.frames
         found = len(table.records)
-        missing = bytes_missing(self.path)
+        missing = bytes_missing(self._media)
         if announced > 0 and found >= announced and not table.corrupt:
             return  # what is missing, if anything, holds no frame
         # A complete file may announce more than it holds, after an edit for example.
@@ -246,26 +319,50 @@ class VideoFileReader(VideoReader):
         measured = self.num_frames / self.duration if self.duration else 0.0
         # Stamps in whole milliseconds make the measured rate slightly wrong; the announced one is then exact.
         self.fps = rate if rate and (not measured or abs(measured / rate - 1) < 0.01) else measured
+        self._stamps = self._pts
         if not self.fps > 0:
             raise VideoError(self.path, "states neither frame rate nor time stamps; remux it to mp4")
 
     def _describe_picture(self, frame: VideoFrame) -> None:
-        # FFmpeg counts counter-clockwise.
-        self.rotation = (-round(frame.rotation / 90) * 90) % 360
-        upright = self.rotation % 180 == 0
+        # Of frame 0 or, where all frames have the same matrix, of any.
+        self._orientation = orientation = orientation_of(frame) or Orientation()
+        self.rotation, self.mirrored = orientation.rotation, orientation.mirrored
         self._stored_size = (frame.height, frame.width)
-        self.height, self.width = self._stored_size if upright else self._stored_size[::-1]
+        height, width = display_size(*self._stored_size, self.pixel_aspect)
+        self.height, self.width = (width, height) if orientation.transposed else (height, width)
 
     def __getattr__(self, name: str) -> Any:
         # Size and rotation are those of the first picture decoded; of a predictable stream, that need not be
         # the first in the file.
-        if name not in ("height", "width", "rotation", "_stored_size"):
+        if name not in ("height", "width", "rotation", "mirrored", "_orientation", "_stored_size"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if self._closed:
             raise VideoError(self.path, f"is closed; ask for its {name} before that")
         with _quiet_ffmpeg():
             self._describe_picture(self._find_frame(0))
         return self.__dict__[name]
+
+    @cached_property
+    def _times(self) -> list[float] | None:
+        """Seconds from the first frame to each, where they are known."""
+        unit = self._source.stream.time_base
+        if self._stamps is None or not unit:
+            return None
+        first = self._stamps[0]
+        return [float((pts - first) * unit) for pts in self._stamps]
+
+    def time_of(self, index: int) -> float:
+        """Return the seconds from the start of the first frame to that of frame `index`; see `VideoReader`."""
+        self._check_index(index)
+        if self._times is None:
+            return index / self.fps
+        return self._times[index]
+
+    def _frame_from(self, moment: float) -> int:
+        # Evenly spaced stamps are rounded to ticks, which `fps` is not: manifests count by it.
+        if self._times is None or all(abs(t * self.fps - i) < _UNEVEN for i, t in enumerate(self._times)):
+            return super()._frame_from(moment)
+        return bisect.bisect_left(self._times, moment - 1e-6)
 
     def _duration_from_stamps(self) -> float | None:
         """Seconds from the first frame to the end of the last; None when stamps are not usable."""
@@ -416,7 +513,7 @@ class VideoFileReader(VideoReader):
         return True
 
     def _to_rgb(self, frame: VideoFrame, index: int) -> Frames:
-        """Convert to upright frame_HWC."""
+        """Convert to upright frame_HWC with square pixels."""
         if "_stored_size" not in self.__dict__:
             self._describe_picture(frame)
         if (frame.height, frame.width) != self._stored_size:
@@ -426,8 +523,7 @@ class VideoFileReader(VideoReader):
                 f"frame {index} is {frame.width}x{frame.height}, but frame 0 is {width}x{height}; re-encode "
                 "the file to one size",
             )
-        frame_HWC = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return np.rot90(frame_HWC, k=-self.rotation // 90)
+        return to_display(frame, self._orientation, self.pixel_aspect, self._reformatter)
 
 
 @contextlib.contextmanager
@@ -442,15 +538,3 @@ def _quiet_ffmpeg() -> Iterator[None]:
         yield
     finally:
         av.logging.set_level(level)
-
-
-def check_file(path: Path) -> None:
-    """Raise VideoNotFoundError, EmptyVideoError or VideoError where there is no file with content to read."""
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise VideoNotFoundError(path, "no such file or folder; check the path") from None
-    except OSError as error:
-        raise VideoError(path, f"cannot be opened ({error.strerror}); check its permissions") from error
-    if size == 0:
-        raise EmptyVideoError(path, "has zero bytes; copy or download the file again")

@@ -13,6 +13,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from emim.data.video.geometry import Orientation, orientation_of, to_display
 from emim.errors import EmimError, SourceError, VideoError
 from emim.inference.live.clip import ClipShape, FrameRing, LiveFrame
 from emim.inference.live.connection import Connection, Source, connect, why
@@ -144,6 +145,7 @@ class FrameReader:
         size: tuple[int, int] | None = None
         origin = 0.0
         stamp: float | None = None
+        orientation = Orientation()
         for captured, frame in self._decoded(connection):
             if self._began is None:
                 self._began = captured
@@ -158,7 +160,9 @@ class FrameReader:
                 size = frame.height, frame.width
             else:
                 stamp = max(stamp, before)  # time stands still rather than going back by a little
-            pixels_CHW = self._shape.shrink(self._upright(frame))
+            orientation = orientation_of(frame) or orientation
+            frame_HWC = to_display(frame, orientation, connection.aspect, self._reformatter)
+            pixels_CHW = self._shape.shrink(np.ascontiguousarray(frame_HWC))
             yield LiveFrame(origin + stamp, captured, pixels_CHW, self._run)
 
     def _decoded(self, connection: Connection) -> Iterator[tuple[float, VideoFrame]]:
@@ -199,10 +203,6 @@ class FrameReader:
                 if connection.paced and self._stopped.wait(max(captured - time.monotonic(), 0.0)):
                     return
                 yield captured, frame
-
-    def _upright(self, frame: VideoFrame) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        frame_HWC = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return np.rot90(frame_HWC, k=round(frame.rotation / 90))
 
 
 def _stamp(packet: Packet[VideoStream]) -> float | None:

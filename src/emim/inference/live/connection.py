@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -13,8 +14,9 @@ from urllib.parse import urlsplit
 import av
 from av.codec.context import Flags
 
-from emim.data.video.packets import open_container, picture_stream
-from emim.data.video.reader import check_file
+from emim.data.video.container import MediaFile
+from emim.data.video.geometry import pixel_aspect
+from emim.data.video.packets import open_video_stream, video_stream
 from emim.errors import SourceError, VideoError
 
 if TYPE_CHECKING:
@@ -92,12 +94,14 @@ class Connection:
         paced: whether its frames are there at once and are to be played in real time (files, recordings on a
             server), while those of the others come by themselves.
         rate: announced frames per second.
+        aspect: width of a stored pixel over its height; see `emim.data.video.geometry`.
     """
 
     container: InputContainer
     stream: VideoStream
     paced: bool
     rate: float
+    aspect: Fraction = Fraction(1)
 
     def close(self) -> None:
         """Release device, file or connection."""
@@ -131,7 +135,7 @@ def connect(source: Source, timeout: float) -> Connection:
         reason = f"no answer within {timeout:g} s" if late else why(error, timeout)
         raise SourceError(source.name, f"cannot be opened ({reason}); {_advice(source, error)}") from error
     try:
-        stream = picture_stream(container, Path(source.name))
+        stream = video_stream(container, Path(source.name))
     except VideoError as error:
         container.close()
         raise SourceError(source.name, error.reason) from error
@@ -150,13 +154,9 @@ def why(error: BaseException, timeout: float) -> str:
 def _open_file(path: Path) -> Connection:
     if path.is_dir():
         raise VideoError(path, "is a folder; emim stream plays one video file, emim predict takes folders")
-    check_file(path)
-    container = open_container(path)
-    try:
-        stream = picture_stream(container, path)
-    except BaseException:
-        container.close()
-        raise
+    media = MediaFile(path)
+    media.check()
+    container, stream = open_video_stream(media)
     return _connection(container, stream, paced=True)
 
 
@@ -208,7 +208,7 @@ def _connection(container: InputContainer, stream: VideoStream, *, paced: bool) 
     if not paced:
         context.flags |= Flags.low_delay
     rate = float(stream.average_rate or stream.guessed_rate or _DEFAULT_RATE)
-    return Connection(container, stream, paced, rate)
+    return Connection(container, stream, paced, rate, pixel_aspect(stream))
 
 
 def _advice(source: Source, error: BaseException) -> str:
