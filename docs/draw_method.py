@@ -87,7 +87,6 @@ def main() -> None:
     grid(x, top, OBJECT, window=False)
     text(x + GRID_W * CELL / 2, low - 12, "frame t + 1")
     grid(x, low, {(c + MOVED[0], r + MOVED[1]) for c, r in OBJECT}, window=True)
-    right = x + GRID_W * CELL
 
     # Query and keys to the affinity.
     column, row = QUERY_AT
