@@ -28,8 +28,8 @@ from emim.bench.measuring import (
     surroundings,
 )
 from emim.bench.memory import PeakMemory, Work, peak_in_fresh_process, peak_on_gpu
-from emim.cli.bench import add_common, add_peers, dtypes, numbers, print_report, settings_of, write_report
-from emim.cli.console import say
+from emim.cli.bench import add_common, add_peers, dtypes, numbers, print_report, settings_of
+from emim.cli.console import give_result, say
 from emim.errors import ConfigError, ProcessError
 from emim.training.memory import free_bytes
 from networks import BASE, NETWORKS, ClipProblem, count
@@ -317,7 +317,7 @@ def main(args: argparse.Namespace) -> int:
         columns.append(("first call s", _first_call))
     print_report(report, _title, *columns)
     print("GMAC: multiply-adds of a clip that the network is defined by; dense: that the dense backend computes")
-    write_report(args.json, report.to_dict)
+    give_result(args, report.to_dict)
     return 0
 
 

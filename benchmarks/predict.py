@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from emim.bench.measuring import interleaved, quartiles
-from emim.cli.console import natural, positive, print_table, progress_bar, say, write_json
+from emim.cli.console import give_result, print_table, progress_bar, say
+from emim.cli.options import NATURAL, POSITIVE, add_result_options
 from emim.data.prefetch import read_views
 from emim.environment import Machine, describe_machine, let_waiting_threads_sleep
 from emim.errors import ConfigError, VideoError
@@ -348,12 +349,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", required=True, nargs="+", type=Path, help="videos, or folders of them")
     parser.add_argument("--checkpoint", help="model.safetensors of a run (default: the bundled model)")
-    parser.add_argument("--videos", type=positive, default=64, help="at most so many of them, spread (default 64)")
-    parser.add_argument("--repeats", type=positive, default=3, help="timed passes of each job (default 3)")
+    parser.add_argument("--videos", type=POSITIVE, default=64, help="at most so many of them, spread (default 64)")
+    parser.add_argument("--repeats", type=POSITIVE, default=3, help="timed passes of each job (default 3)")
     parser.add_argument(
-        "--memory-videos", type=natural, default=200, help="videos of the run whose memory is watched (default 200)"
+        "--memory-videos", type=NATURAL, default=200, help="videos of the run whose memory is watched (default 200)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
+    add_result_options(parser)
     add_running_options(parser)
     return parser
 
@@ -378,11 +379,10 @@ def main(args: argparse.Namespace) -> int:
             memory_videos=args.memory_videos,
             progress=progress,
         )
-    print_report(report)
-    if args.json is not None:
-        about = {"data": [str(place) for place in args.data], "checkpoint": args.checkpoint or "bundled"}
-        write_json(args.json, {**about, **report.to_dict()})
-        say(f"written to {args.json}")
+    if not args.json:
+        print_report(report)
+    about = {"data": [str(place) for place in args.data], "checkpoint": args.checkpoint or "bundled"}
+    give_result(args, lambda: {**about, **report.to_dict()})
     return 0
 
 

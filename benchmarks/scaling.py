@@ -23,9 +23,8 @@ from emim.cli.bench import (
     print_surroundings,
     settings_of,
     times,
-    write_report,
 )
-from emim.cli.console import print_table, say
+from emim.cli.console import give_result, print_table, say
 from emim.errors import ConfigError, ProcessError
 from emim.nn import EMIM, SelfAttention
 from emim.training.memory import free_bytes
@@ -424,7 +423,7 @@ def main(args: argparse.Namespace) -> int:
         progress=say,
     )
     print_scaling(report)
-    write_report(args.json, report.to_dict)
+    give_result(args, report.to_dict)
     if args.plot is not None:
         plot_scaling(report, args.plot)
         say(f"drawn in {args.plot}")

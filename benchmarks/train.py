@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from emim.bench.measuring import DTYPES, Report, Row, Settings, compared, interleaved, select, surroundings
 from emim.bench.memory import PeakMemory, Work, peak_in_fresh_process, peak_on_gpu
-from emim.cli.bench import add_common, add_peers, print_report, settings_of, times, write_report
-from emim.cli.console import positive, say
+from emim.cli.bench import add_common, add_peers, print_report, settings_of, times
+from emim.cli.console import give_result, say
+from emim.cli.options import POSITIVE
 from emim.errors import ConfigError, ProcessError
 from networks import BASE, NETWORKS, ClipProblem
 from running import add_clip, clip_of, run_script
@@ -171,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     add_clip(parser)
-    parser.add_argument("--batch", type=positive, default=1, help="clips of a step (default 1)")
+    parser.add_argument("--batch", type=POSITIVE, default=1, help="clips of a step (default 1)")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="format of autocast (default float32: none)"
     )
@@ -200,7 +201,7 @@ def main(args: argparse.Namespace) -> int:
     )
     print_report(report, lambda conditions: "One training step", ("peak / emim", _peak_over))
     print("peak: activations, gradients and temporaries; weights and AdamW's state come on top")
-    write_report(args.json, report.to_dict)
+    give_result(args, report.to_dict)
     return 0
 
 

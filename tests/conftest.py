@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -170,6 +171,22 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+LogLines = Callable[[], list[str]]
+
+
+@pytest.fixture
+def log_lines(caplog: pytest.LogCaptureFixture) -> LogLines:
+    """The messages that the package has logged since the last call, as the command line would print them."""
+    caplog.set_level(logging.INFO, "emim")
+
+    def lines() -> list[str]:
+        found = [record.getMessage() for record in caplog.records if record.name.startswith("emim")]
+        caplog.clear()
+        return found
+
+    return lines
+
+
 @pytest.fixture(scope="session")
 def trained(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a quick run on `generated`."""
@@ -178,7 +195,7 @@ def trained(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     output = tmp_path_factory.mktemp("runs")
     config = load_recipe(None, [f"data.path={generated}", f"output={output}", "name=quick", *QUICK])
-    return train(config, say=lambda line: None, progress_bar=False).folder
+    return train(config, progress_bar=False).folder
 
 
 @pytest.fixture(scope="session")
@@ -187,7 +204,7 @@ def report_page(trained: Path, generated: Path, tmp_path_factory: pytest.TempPat
     from emim.cli.main import main
 
     page = tmp_path_factory.mktemp("report") / "report.html"
-    words = ["report", trained, "--data", generated, "-o", page, "--clips", 2, "--workers", 0, "--device", "cpu"]
+    words = ["report", trained, "--data", generated, "-o", page, "--show-clips", 2, "--workers", 0, "--device", "cpu"]
     assert main([str(word) for word in words]) == 0
     return page
 

@@ -19,6 +19,11 @@ def test_auto_follows_the_processor() -> None:
     assert resolve_precision("auto", "cpu") == ("bf16-mixed" if native else "32-true")
 
 
+def test_figures_to_be_reproduced_are_in_float32_on_every_processor() -> None:
+    assert resolve_precision("auto", "cpu", exact_on_cpu=True) == "32-true"
+    assert resolve_precision("bf16-mixed", "cpu", exact_on_cpu=True) == "bf16-mixed"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 def test_auto_on_a_gpu() -> None:
     expected = "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"

@@ -1,4 +1,4 @@
-"""What the machine and the installed packages are, for the record beside a measurement."""
+"""The machine: the device to compute on, the cores that may be used, and a description beside measurements."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from emim.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Machine", "describe_machine", "let_waiting_threads_sleep", "resolve_device", "usable_cores"]
 
 _PACKAGES = ("emim", "torch", "numpy", "av", "lightning", "pillow", "torchmetrics", "safetensors")
 _IN_LINE = _PACKAGES[:4]
@@ -16,7 +23,7 @@ _IN_LINE = _PACKAGES[:4]
 
 @dataclass(frozen=True)
 class Machine:
-    """Where figures were measured.
+    """Hardware and software that figures were measured on.
 
     Attributes:
         processor: name of the CPU.
@@ -46,7 +53,7 @@ class Machine:
 
 
 def describe_machine() -> Machine:
-    """The machine that this runs on."""
+    """Describe this machine, for the record beside a measurement."""
     import torch
 
     return Machine(
@@ -59,16 +66,42 @@ def describe_machine() -> Machine:
     )
 
 
+def resolve_device(name: str | torch.device | None, *, option: str = "device") -> torch.device:
+    """Return the device of that name; "auto" and None stand for the first CUDA GPU if there is one, else the CPU.
+
+    Args:
+        name: "auto", "cpu", "cuda" or "cuda:N".
+        option: name of the setting, for error messages.
+
+    Raises:
+        ConfigError: not such a name, or PyTorch finds no such GPU.
+    """
+    import torch
+
+    if name is None or name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"{option} must be auto, cpu, cuda or cuda:N, got {str(name)!r}")
+    gpus = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise ConfigError(f"{option} {name}: PyTorch finds {gpus or 'no'} GPU{'s' * (gpus != 1)}; use cpu or auto")
+    return device
+
+
 def usable_cores() -> int:
-    """Cores that this process may use, which may be fewer than the machine has."""
+    """Count the cores that this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def let_waiting_threads_sleep() -> None:
-    """Have OpenMP's threads sleep, not spin, while they wait; to be called before torch is loaded, after it too late.
+    """Let idle OpenMP threads sleep instead of spin. It has an effect only before torch is imported.
 
-    Spinning is a little faster where every thread has a core to itself. Where others want the cores, such as processes
-    that read videos, it takes them several times the network's own time. A set OMP_WAIT_POLICY stays.
+    Spinning is a little faster where every thread has a core of its own. Where other processes need the cores, such
+    as those that read videos, it makes the network several times slower. An OMP_WAIT_POLICY that is set is kept.
     """
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

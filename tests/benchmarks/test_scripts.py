@@ -50,14 +50,14 @@ def test_a_script_runs_as_a_command() -> None:
 def test_model_and_train_are_printed_and_written(tmp_path: Path, run_benchmark) -> None:
     tiny = ("--network", "tiny", "--frames", 2, "--size", 32, "--threads", 1, "--repeats", 1, "--warmup", 0)
     file = tmp_path / "model.json"
-    result = run_benchmark("model", "--quick", "--batch", "1,2", "--dtype", "float32", *tiny, "--json", file)
+    result = run_benchmark("model", "--quick", "--batch", "1,2", "--dtype", "float32", *tiny, "--output", file)
     assert result.status == 0, result.err
     for words in ("One clip", "Batches of 2, times per clip", "GMAC", "/ batch 1", "/ unfold, float32"):
         assert words in result.out
     assert {row["network"] for row in json.loads(file.read_text())["rows"]} == {"emim", "unfold", "plain"}
 
     file = tmp_path / "train.json"
-    result = run_benchmark("train", "--quick", "--batch", 2, *tiny, "--no-memory", "--json", file)
+    result = run_benchmark("train", "--quick", "--batch", 2, *tiny, "--no-memory", "--output", file)
     assert result.status == 0, result.err
     assert "One training step" in result.out
     assert json.loads(file.read_text())["problem"]["frames"] == 2
@@ -66,7 +66,7 @@ def test_model_and_train_are_printed_and_written(tmp_path: Path, run_benchmark) 
 def test_scaling_is_printed_written_and_drawn(tmp_path: Path, run_benchmark) -> None:
     words = [
         "--quick", "--frames", "2,4", "--batch", "1", "--limit", 1e-6, "--threads", 1,
-        "--repeats", 1, "--warmup", 0, "--json", tmp_path / "scaling.json",
+        "--repeats", 1, "--warmup", 0, "--output", tmp_path / "scaling.json",
     ]  # fmt: skip
     result = run_benchmark("scaling", *words)
     assert result.status == 0, result.err
@@ -92,7 +92,7 @@ def test_predict_report_is_printed_and_written(generated: Path, trained: Path, t
     result = run_benchmark(
         "predict", "--data", generated / "test", generated / "val", "--checkpoint", checkpoint, "--videos", 3,
         "--workers", 1, "--batch-size", 2, "--precision", "32-true", "--device", "cpu", "--repeats", 1,
-        "--memory-videos", 0, "--json", file,
+        "--memory-videos", 0, "--output", file,
     )  # fmt: skip
     assert result.status == 0, result.err
     for word in ("read", "network", "whole", "videos/s", "of the slower part", "both in turn", "torch"):

@@ -13,8 +13,8 @@ QUICK = ["preprocessing.num_frames=4", "preprocessing.size=32", "data.val_share=
 def test_loader_report_is_printed_and_written(generated: Path, tmp_path: Path, emim_command) -> None:
     file = tmp_path / "loader.json"
     result = emim_command(
-        "bench", "loader", "--data", generated, "--clips", 4, "--workers", "0,1", "--batch-size", 2, "--repeats", 1,
-        "--step-ms", 0.001, "--json", file, *QUICK,
+        "bench", "loader", "--data", generated, "--measure-clips", 4, "--try-workers", "0,1",
+        "--batch-size", 2, "--repeats", 1, "--step-ms", 0.001, "--output", file, *QUICK,
     )  # fmt: skip
     assert result.status == 0, result.err
     for word in ("open", "decode", "transform", "collate", "workers", "clips/s", "Use ", "times too slow", "torch"):
@@ -31,9 +31,10 @@ def test_loader_report_is_printed_and_written(generated: Path, tmp_path: Path, e
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--workers", "two"], "whole numbers of at least 0"),
-        (["--workers", "1,-2"], "whole numbers of at least 0"),
-        (["--clips", "0"], "must be at least 1"),
+        (["--try-workers", "two"], "whole numbers of at least 0"),
+        (["--try-workers", "1,-2"], "whole numbers of at least 0"),
+        (["--measure-clips", "0"], "must be at least 1"),
+        (["--step-ms", "0"], "must be a number above 0"),
     ],
 )
 def test_wrong_arguments(words: list[str], message: str, generated: Path, emim_command) -> None:
@@ -45,10 +46,9 @@ def test_wrong_arguments(words: list[str], message: str, generated: Path, emim_c
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--batch-size", "9", "--clips", "4"], "batch size"),
-        (["--step-ms", "0"], "step_ms must be above 0"),
+        (["--batch-size", "9", "--measure-clips", "4"], "batch size"),
         (["--recipe", "nonesuch"], "nonesuch"),
-        (["stray"], "what is 'stray'"),
+        (["stray"], "unexpected argument 'stray'"),
         (["preprocessing.nonesuch=4"], "nonesuch"),
     ],
 )
@@ -69,7 +69,7 @@ def test_op_is_printed_and_written(tmp_path: Path, emim_command) -> None:
     file = tmp_path / "op.json"
     result = emim_command(
         "bench", "op", "--quick", "--frames", 2, "--height", 4, "--width", 4, "--heads", 1, "--head-width", 8,
-        "--window", 3, "--threads", 1, "--peers", "unfold,natten", "--repeats", 2, "--warmup", 1, "--json", file,
+        "--window", 3, "--threads", 1, "--peers", "unfold,natten", "--repeats", 2, "--warmup", 1, "--output", file,
     )  # fmt: skip
     assert result.status == 0, result.err
     for words in ("The operator, forward + backward", "/ bare-products", "not run: ", "2 rounds after 1"):
@@ -87,7 +87,7 @@ def test_op_is_printed_and_written(tmp_path: Path, emim_command) -> None:
         (["op", "--peers", "unfld"], 1, "did you mean 'unfold'"),
         (["op", "--peers", ","], 2, "names with commas"),
         (["op", "--dtype", "int8"], 2, "int8"),
-        (["op", "--device", "tpu"], 1, "known are cpu and cuda"),
+        (["op", "--device", "tpu"], 2, "must be auto, cpu, cuda or cuda:N"),
         (["op", "--repeats", "0"], 2, "at least 1"),
         (["op", "--published-source", "nowhere"], 1, "nowhere: no such folder"),
     ],

@@ -53,7 +53,7 @@ def test_train_test_predict_by_command(emim_command: Command, generated: Path, t
     assert "epoch 1/1" in trained.err
 
     report = tmp_path / "result.json"
-    tested = emim_command("test", model, "--data", generated, "--json", report, "--workers", 0)
+    tested = emim_command("test", model, "--data", generated, "--output", report, "--workers", 0)
     assert tested.status == 0, tested.err
     assert all(name in tested.out for name in (*CLASSES, "top-1", "top-5", "mean over classes"))
     result = json.loads(report.read_text())
@@ -84,7 +84,7 @@ def test_predict_prints_one_json_object_per_video(emim_command: Command, generat
     lines = [json.loads(line) for line in result.out.splitlines()]
     assert [line["path"] for line in lines] == [str(video) for video in videos]
     for line in lines:
-        assert set(line) == {"path", "predictions"}
+        assert set(line) == {"path", "duration_s", "fps", "frames", "size", "views", "predictions"}
         assert len(line["predictions"]) == 3
         scores = [item["score"] for item in line["predictions"]]
         assert scores == sorted(scores, reverse=True)
@@ -92,7 +92,18 @@ def test_predict_prints_one_json_object_per_video(emim_command: Command, generat
 
 
 def test_generate_and_its_manifest(emim_command: Command, tmp_path: Path) -> None:
-    words = ["generate", tmp_path / "clips", "--split", "test=1", "--size", 48, "--frames", 4, "--workers", 1]
+    words = [
+        "generate",
+        tmp_path / "clips",
+        "--clips-per-class",
+        "test=1",
+        "--frame-size",
+        48,
+        "--frames",
+        4,
+        "--workers",
+        1,
+    ]
     first = emim_command(*words)
     assert first.status == 0, first.err
     assert len(list((tmp_path / "clips").rglob("*.mp4"))) == 11
@@ -116,10 +127,10 @@ def test_generate_and_its_manifest(emim_command: Command, tmp_path: Path) -> Non
         (["train"], "nothing to train"),
         (["train", "demo", "trainer.epoch=3"], "did you mean 'trainer.epochs'"),
         (["train", "demo", "--optim.lr"], "--optim.lr needs a value"),
-        (["train", "demo", "motion"], "what is 'motion'"),
+        (["train", "demo", "motion"], "'motion' is one argument too many after 'demo'"),
         (["train", "demo"], "data.path is not set"),
         (["train", "--resume", "empty"], "not a run folder"),
-        (["generate", "clips", "--split", "train"], "--split 'train' must be NAME=CLIPS"),
+        (["generate", "clips", "--clips-per-class", "train"], "--clips-per-class 'train': must be SPLIT=CLIPS"),
     ],
 )
 def test_errors_are_one_line_and_a_status(

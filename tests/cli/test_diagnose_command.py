@@ -20,7 +20,7 @@ from emim.models.trained_model import ModelCard, save_model
 Command = Callable[..., CommandResult]
 
 CONDITIONS = ["as_is", "frozen", "shuffled", "reversed", "motion_zeroed", "appearance_zeroed"]
-HERE = ["--workers", 0, "--accelerator", "cpu"]
+HERE = ["--workers", 0, "--device", "cpu"]
 
 
 def without_circumstances(report: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def test_a_trained_run_is_tested_in_every_condition(
 ) -> None:
     words = [trained / "model.safetensors", "--data", generated, *HERE]
     report_path = tmp_path / "new" / "diagnosis.json"
-    result = emim_command("diagnose", *words, "--json", report_path)
+    result = emim_command("diagnose", *words, "--output", report_path)
     assert result.status == 0, result.err
     for title in ("as they are", "frozen", "shuffled", "reversed", "motion zeroed", "appearance zeroed", "chance"):
         assert f"│ {title} " in result.out
@@ -69,7 +69,7 @@ def test_a_trained_run_is_tested_in_every_condition(
         assert f"{condition['accuracy']:.1%}" in result.out
     assert [Path(clip["path"]).parent.name for clip in report["per_clip"]] == [c["class"] for c in report["per_clip"]]
 
-    plain = emim_command("test", *words, "--json", tmp_path / "test.json")
+    plain = emim_command("test", *words, "--output", tmp_path / "test.json")
     assert plain.status == 0
     tested = json.loads((tmp_path / "test.json").read_text())
     assert report["conditions"][0]["accuracy"] == pytest.approx(tested["top1"])
@@ -79,7 +79,7 @@ def test_a_trained_run_is_tested_in_every_condition(
 def test_the_bundled_network_needs_motion_and_swaps_opposites(
     emim_command: Command, generated: Path, tmp_path: Path
 ) -> None:
-    words = ["--clips", 1, "--json", tmp_path / "diagnosis.json", *HERE]
+    words = ["--clips", 1, "--output", tmp_path / "diagnosis.json", *HERE]
     result = emim_command("diagnose", "bundled", "--data", generated, *words)
     assert result.status == 0, result.err
     report = json.loads((tmp_path / "diagnosis.json").read_text())
@@ -103,7 +103,7 @@ def test_broken_clips_are_listed_and_in_no_figure(
     data = Path(shutil.copytree(generated / "test", tmp_path / "data"))
     broken = sorted((data / "left").glob("*.mp4"))[1]
     broken.write_bytes(broken.read_bytes()[:500])
-    words = ["--data", data, "--split", "all", "--json", tmp_path / "diagnosis.json", *HERE]
+    words = ["--data", data, "--split", "all", "--output", tmp_path / "diagnosis.json", *HERE]
     result = emim_command("diagnose", trained / "model.safetensors", *words)
     assert result.status == 1
     assert f"missing: {broken}" in result.err
@@ -121,7 +121,7 @@ def test_a_network_without_emim_has_nothing_to_zero(emim_command: Command, gener
     network = create_model("uniformer_tiny", len(CLASSES))
     card = ModelCard("uniformer_tiny", CLASSES, {"num_frames": 4, "size": 32, "crops": 1})
     save_model(tmp_path / "plain.safetensors", network.state_dict(), card)
-    words = ["--data", generated, "--json", tmp_path / "diagnosis.json", *HERE]
+    words = ["--data", generated, "--output", tmp_path / "diagnosis.json", *HERE]
     result = emim_command("diagnose", tmp_path / "plain.safetensors", *words)
     assert result.status == 0, result.err
     assert "zeroed" not in result.out
@@ -137,7 +137,7 @@ def test_a_network_without_emim_has_nothing_to_zero(emim_command: Command, gener
     [
         (["absent.safetensors", "--data", "."], "absent.safetensors"),
         (["bundled", "--data", "absent"], "absent"),
-        (["bundled", "--data", ".", "--json", "file/below.json"], "file/below.json: cannot be written"),
+        (["bundled", "--data", ".", "--output", "file/below.json"], "file/below.json: cannot be written"),
     ],
 )
 def test_errors_are_one_line(
@@ -162,7 +162,7 @@ def test_several_processes_give_the_same_diagnosis(
     found = []
     for devices in (1, 2):
         report = tmp_path / f"{devices}.json"
-        words = ["--data", tmp_path / "data", "--json", report, "--devices", devices, *HERE]
+        words = ["--data", tmp_path / "data", "--output", report, "--devices", devices, *HERE]
         process = emim_process("diagnose", trained / "model.safetensors", *words)
         out, err = process.communicate(timeout=200)
         assert process.returncode == 0, err

@@ -31,7 +31,7 @@ def broken(generated: Path, tmp_path: Path) -> Path:
 
 def test_problems_totals_json_and_a_clean_manifest(emim_command: Command, broken: Path, tmp_path: Path) -> None:
     clean, facts = tmp_path / "new" / "clean.csv", tmp_path / "facts.json"
-    result = emim_command("doctor", broken, "--quarantine", clean, "--json", facts, "--workers", 1)
+    result = emim_command("doctor", broken, "--quarantine", clean, "--output", facts, "--workers", 1)
     assert result.status == 1
     lines = result.out.splitlines()
     assert max(map(len, lines)) <= 110
@@ -68,8 +68,9 @@ def test_a_folder_of_any_videos(emim_command: Command, generated: Path) -> None:
         (["{root}", "--quarantine", "new.csv"], "give --split"),
         (["{root}", "--split", "test", "--quarantine", "new.txt"], "ends in .csv"),
         (["{root}/test.csv", "--quarantine", "{root}/test.csv"], "would overwrite"),
-        (["{root}/test.csv", "--split", "test"], "--split is for folders"),
-        (["{root}", "--json", "{root}/test.csv/report.json"], "test.csv/report.json: cannot be written"),
+        (["{root}/test.csv", "--split", "test"], "--split needs a folder or a manifest with a column split"),
+        (["{root}", "--columns", "path=a,label=b"], "--columns is for manifests"),
+        (["{root}", "--output", "{root}/test.csv/report.json"], "test.csv/report.json: cannot be written"),
     ],
 )
 def test_wrong_use_is_said_before_anything_is_decoded(

@@ -15,7 +15,7 @@ import miniature
 from conftest import CommandResult, run_in_a_process
 from emim.models import create_model
 from emim.training.fit import model_arguments
-from emim.training.memory import checkpoint_blocks, least_room
+from emim.training.memory import checkpoint_activations, least_room
 from emim.training.recipe import find_recipe, load_recipe
 
 Command = Callable[..., CommandResult]
@@ -117,7 +117,7 @@ def test_the_header_names_the_memory_that_is_planned_with(
     config = load_recipe(find_recipe(names[-1]))
     pre = config.preprocessing
     model = create_model(config.model.name, 400, **model_arguments(config.model))
-    checkpoint_blocks(model, config.trainer.checkpoint_blocks)
+    checkpoint_activations(model, config.trainer.activation_checkpointing)
     room = least_room(model, (3, pre.num_frames, pre.size, pre.size), mixed=True, repeats=config.trainer.repeats)
     for name in names:
         assert f"each with at least {math.ceil(room / 2**30)} GiB free: the estimate" in find_recipe(name).read_text()

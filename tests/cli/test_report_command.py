@@ -20,7 +20,7 @@ from page_checks import PageReader, read_page
 Command = Callable[..., CommandResult]
 
 HERE = ["--workers", 0, "--device", "cpu"]
-QUICKLY = [*HERE, "--no-diagnosis", "--clips", 0]
+QUICKLY = [*HERE, "--no-diagnosis", "--show-clips", 0]
 HOSTILE = (
     "<script>alert(1)</script>",
     "\"quoted\" & 'quoted'",
@@ -81,8 +81,8 @@ def test_its_figures_are_those_of_the_test(
 ) -> None:
     found = tmp_path / "found.json"
     model = trained / "model.safetensors"
-    here = ["--workers", 0, "--accelerator", "cpu"]
-    assert emim_command("test", model, "--data", generated, "--json", found, *here).status == 0
+    here = ["--workers", 0, "--device", "cpu"]
+    assert emim_command("test", model, "--data", generated, "--output", found, *here).status == 0
     result = json.loads(found.read_text())
     text = read_page(report_page.read_text(encoding="utf-8")).text
     low, high = result["top1_95_wilson"]
@@ -122,7 +122,7 @@ def test_no_file_name_or_class_breaks_the_page(
     save_model(run / "model.safetensors", model.state_dict(), stripped)
     (clips / "list.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     output = tmp_path / "page.html"
-    result = emim_command("report", run, "--data", clips / "list.csv", "-o", output, "--clips", 2, *HERE)
+    result = emim_command("report", run, "--data", clips / "list.csv", "-o", output, "--show-clips", 2, *HERE)
     page = page_of(result, output)
     assert page.tags.count("script") == 1
     assert page.tags.count("img") == page.tags.count("video")
@@ -166,7 +166,7 @@ def test_clips_that_vanish_while_they_are_drawn_are_listed(
 
     monkeypatch.setattr(module, "draw_overlay", after_they_are_gone)
     output = tmp_path / "page.html"
-    words = ["--data", data, "--split", "all", "-o", output, "--no-diagnosis", "--clips", 1, *HERE]
+    words = ["--data", data, "--split", "all", "-o", output, "--no-diagnosis", "--show-clips", 1, *HERE]
     page = page_of(emim_command("report", trained, *words), output)
     assert "Its motion could not be drawn:" in page.text
     assert "video" not in page.tags
@@ -269,7 +269,7 @@ def test_a_run_without_validation(emim_command: Command, trained: Path, generate
         (["run", "--data", "nowhere"], "no such folder"),
         (["run", "--data", "nowhere.csv"], "no such file"),
         (["run", "-o", "run/config.yaml/page.html"], "cannot be written"),
-        (["run", "-o", "empty", "--clips", "0", "--no-diagnosis"], "cannot be written"),
+        (["run", "-o", "empty", "--show-clips", "0", "--no-diagnosis"], "cannot be written"),
         (["run", "--device", "cuda:99"], "PyTorch finds"),
     ],
 )

@@ -65,7 +65,7 @@ def test_the_report_holds_what_the_figures_depend_on(
     emim_command: Command, trained: Path, generated: Path, tmp_path: Path
 ) -> None:
     model = trained / "model.safetensors"
-    words = ["--data", generated, "--json", tmp_path / "report.json", "--workers", 0, "--accelerator", "cpu"]
+    words = ["--data", generated, "--output", tmp_path / "report.json", "--workers", 0, "--device", "cpu"]
     result = emim_command("test", model, *words, "--clips", 2, "--crops", 3, "--size", 48)
     assert result.status == 0, result.err
     title = " ".join(result.out.split("┏")[0].split())
@@ -91,7 +91,7 @@ def test_logits_are_those_of_every_view_of_the_clips_that_could_be_read(
     data = Path(shutil.copytree(generated, tmp_path / "data"))
     broken = break_one(data)
     target = tmp_path / "new" / "logits.safetensors"
-    words = ["--data", data, "--logits", target, "--workers", 0, "--accelerator", "cpu", "--clips", 2]
+    words = ["--data", data, "--logits", target, "--workers", 0, "--device", "cpu", "--clips", 2]
     result = emim_command("test", trained / "model.safetensors", *words)
     assert result.status == 1  # a clip is missing
     assert f"missing: {broken}" in result.err
@@ -126,7 +126,7 @@ def test_files_that_are_not_there_are_missing_and_those_left_out_before_are_told
     assert prepared.status == 0, prepared.err
     gone = min((out / "videos" / "test" / "left").glob("*.mp4"))
     gone.unlink()
-    words = ["--data", out / "test.csv", "--workers", 0, "--json", tmp_path / "report.json"]
+    words = ["--data", out / "test.csv", "--workers", 0, "--output", tmp_path / "report.json"]
     result = emim_command("test", trained / "model.safetensors", *words)
     assert result.status == 1
     assert f"missing: {gone}: no such file" in result.err
@@ -158,7 +158,7 @@ def test_classes_in_another_order_are_an_error(
 def test_a_long_table_of_classes_is_printed_when_asked_for(
     emim_command: Command, many_classes: Path, generated: Path, tmp_path: Path
 ) -> None:
-    words = ["test", many_classes, "--data", generated, "--workers", 0, "--json", tmp_path / "report.json"]
+    words = ["test", many_classes, "--data", generated, "--workers", 0, "--output", tmp_path / "report.json"]
     short = emim_command(*words)
     assert short.status == 0, short.err
     assert "top-1" in short.out
@@ -173,9 +173,9 @@ def test_a_long_table_of_classes_is_printed_when_asked_for(
 def test_a_precision_that_was_asked_for_is_used_and_said(
     emim_command: Command, many_classes: Path, generated: Path, tmp_path: Path
 ) -> None:
-    words = ["--workers", 0, "--accelerator", "cpu", "--precision", "bf16-mixed"]
+    words = ["--workers", 0, "--device", "cpu", "--precision", "bf16-mixed"]
     report = tmp_path / "report.json"
-    result = emim_command("test", many_classes, "--data", generated, "--json", report, *words)
+    result = emim_command("test", many_classes, "--data", generated, "--output", report, *words)
     assert result.status == 0, result.err
     assert "in bf16-mixed" in result.out
     assert json.loads(report.read_text())["precision"] == "bf16-mixed"
@@ -184,8 +184,8 @@ def test_a_precision_that_was_asked_for_is_used_and_said(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--nodes", "2", "--accelerator", "cpu"], "start the command with torchrun or Slurm, or set NODE_RANK"),
-        (["--json", "file/below.json"], "file/below.json: cannot be written"),
+        (["--nodes", "2", "--device", "cpu"], "start the command with torchrun or Slurm, or set NODE_RANK"),
+        (["--output", "file/below.json"], "file/below.json: cannot be written"),
         (["--logits", "file/below.safetensors"], "file/below.safetensors: cannot be written"),
     ],
 )
@@ -208,7 +208,7 @@ def test_errors_are_one_line(
 
 
 def test_gpus_that_are_not_there_are_named(emim_command: Command, many_classes: Path, generated: Path) -> None:
-    words = ["--devices", 1000] if torch.cuda.is_available() else ["--accelerator", "gpu"]
+    words = ["--devices", 1000] if torch.cuda.is_available() else ["--device", "cuda"]
     result = emim_command("test", many_classes, "--data", generated, *words)
     assert result.status == 1
     assert "were asked for, but" in result.err.splitlines()[-1]
@@ -225,8 +225,8 @@ class Shared:
     def run(self, name: str, *launcher: object, options: tuple[object, ...] = ()) -> tuple[int, str, dict[str, Any]]:
         """Status, standard output, and the report with the logits in place of the circumstances."""
         report, logits = self.folder / f"{name}.json", self.folder / f"{name}.safetensors"
-        words = ["test", self.model, "--data", self.data, "--accelerator", "cpu", "--workers", 1]
-        process = start(*launcher, EMIM, *words, "--json", report, "--logits", logits, *options)
+        words = ["test", self.model, "--data", self.data, "--device", "cpu", "--workers", 1]
+        process = start(*launcher, EMIM, *words, "--output", report, "--logits", logits, *options)
         out, err = process.communicate(timeout=200)
         assert report.is_file(), err
         found = json.loads(report.read_text())
@@ -274,7 +274,7 @@ def test_a_broken_clip_is_missing_once_whatever_the_number_of_processes(shared: 
 
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_test(shared: Shared) -> None:
-    words = ["--data", shared.data, "--accelerator", "cpu", "--devices", 2, "--workers", 0, "--batch-size", 1]
+    words = ["--data", shared.data, "--device", "cpu", "--devices", 2, "--workers", 0, "--batch-size", 1]
     process = start(EMIM, "test", shared.model, *words)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():

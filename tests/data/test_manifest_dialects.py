@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emim.data.class_list import class_list_text, doubtful_name, needs_class_list, same_but_for_case
+from emim.data.class_list import class_list_text, composed, doubtful_name, needs_class_list, same_but_for_case
 from emim.data.folder import load_clips, split_clips
 from emim.data.manifest import ClipEntry, ClipList, parse_columns, read_manifest, write_manifest
 from emim.errors import ConfigError, DataError, ManifestError
@@ -315,8 +315,10 @@ _LETTERS = st.characters(
 )
 _WORDS = st.text(st.sampled_from("abcxyz_-#;,' \u00e9\u4e2d()[]=|\""), min_size=1, max_size=12)
 _PATHS = _WORDS.filter(lambda text: text.strip() == text).map(lambda text: f"{text}.mp4")
-_NAMES = st.text(_LETTERS, min_size=1, max_size=10).filter(
-    lambda name: doubtful_name(name) is None and name == name.strip() and not re.fullmatch(r"-?[0-9.]+", name)
+_NAMES = (
+    st.text(_LETTERS, min_size=1, max_size=10)
+    .map(composed)
+    .filter(lambda name: doubtful_name(name) is None and name == name.strip() and not re.fullmatch(r"-?[0-9.]+", name))
 )
 _MOMENTS = st.one_of(st.none(), st.integers(0, 5000).map(lambda number: number / 4))
 
@@ -409,7 +411,7 @@ def test_a_list_without_header_reads_as_what_was_written(
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     paths=st.lists(
-        st.text(st.characters(blacklist_characters="/\0\\\r\n", blacklist_categories=("Cs",)), min_size=1, max_size=12),
+        st.text(st.characters(blacklist_characters="/\0\\\r\n", blacklist_categories=["Cs"]), min_size=1, max_size=12),
         min_size=1,
         max_size=6,
         unique=True,

@@ -28,10 +28,10 @@ def test_it_carries_each_frame_onto_the_next(label: str, seed: int) -> None:
 
 def test_objects_lie_where_their_tracks_say() -> None:
     clip = render_clip("right", seed=5, options=OPTIONS)
-    for k in range(clip.tracks.radius_TK.shape[1]):
+    for k in range(clip.tracks.radius_TO.shape[1]):
         y, x = np.nonzero(clip.objects_THW[3] == k + 1)
-        centre = clip.tracks.centres_TK2[3, k]
-        radius = clip.tracks.radius_TK[3, k]
+        centre = clip.tracks.centres_TO2[3, k]
+        radius = clip.tracks.radius_TO[3, k]
         assert np.hypot(x + 0.5 - centre[0], y + 0.5 - centre[1]).max() < 1.6 * radius
 
 

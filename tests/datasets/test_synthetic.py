@@ -39,12 +39,12 @@ def coordinate(clip: RenderedClip, dimension: Dimension) -> Floats:
     """The course of one state dimension, from the tracks: pixels, log of the scale, or radians."""
     tracks = clip.tracks
     if dimension is Dimension.SCALE:
-        return np.log(tracks.scale_TK[:, 0])
+        return np.log(tracks.scale_TO[:, 0])
     if dimension is Dimension.ANGLE:
-        return tracks.angle_TK[:, 0]
+        return tracks.angle_TO[:, 0]
     if dimension is Dimension.SEPARATION:
-        return np.linalg.norm(np.diff(tracks.centres_TK2, axis=1), axis=2)[:, 0]
-    return tracks.centres_TK2.mean(axis=1)[:, dimension]
+        return np.linalg.norm(np.diff(tracks.centres_TO2, axis=1), axis=2)[:, 0]
+    return tracks.centres_TO2.mean(axis=1)[:, dimension]
 
 
 def test_classes_are_sorted_and_eleven() -> None:
@@ -78,7 +78,7 @@ def test_same_seed_same_clip_other_seed_other_clip() -> None:
     assert one.frames_THWC.shape == (8, 48, 48, 3)
     assert one.frames_THWC.dtype == np.uint8
     np.testing.assert_array_equal(one.frames_THWC, again.frames_THWC)
-    np.testing.assert_array_equal(one.tracks.centres_TK2, again.tracks.centres_TK2)
+    np.testing.assert_array_equal(one.tracks.centres_TO2, again.tracks.centres_TO2)
     assert one.fps == again.fps
     assert (one.frames_THWC != other.frames_THWC).mean() > 0.5
 
@@ -123,11 +123,11 @@ def test_objects_stay_in_the_frame_and_pairs_do_not_cross() -> None:
     for seed in range(60):
         clip = render_clip(CLASSES[seed % 11], seed=seed, options=SMALL)
         tracks = clip.tracks
-        assert (tracks.centres_TK2 > 0).all()
-        assert (tracks.centres_TK2 < 48).all()
+        assert (tracks.centres_TO2 > 0).all()
+        assert (tracks.centres_TO2 < 48).all()
         gap_T = coordinate(clip, Dimension.SEPARATION)
-        assert (gap_T > 0.8 * tracks.radius_TK.sum(axis=1)).all()
-        line_T2 = np.diff(tracks.centres_TK2, axis=1)[:, 0]
+        assert (gap_T > 0.8 * tracks.radius_TO.sum(axis=1)).all()
+        line_T2 = np.diff(tracks.centres_TO2, axis=1)[:, 0]
         assert (line_T2 @ line_T2[0] > 0).all()
 
 
@@ -135,13 +135,13 @@ def test_object_count_does_not_depend_on_the_class_by_default() -> None:
     for label in CLASSES:
         for seed in range(5):
             clip = render_clip(label, seed=seed, options=replace(SMALL, num_frames=2))
-            assert clip.tracks.radius_TK.shape[1] == 2
+            assert clip.tracks.radius_TO.shape[1] == 2
 
 
 def test_solo_share_leaves_pairs_alone() -> None:
     options = replace(SMALL, num_frames=2, solo_share=0.5)
     counts = {
-        label: [render_clip(label, seed=s, options=options).tracks.radius_TK.shape[1] for s in range(30)]
+        label: [render_clip(label, seed=s, options=options).tracks.radius_TO.shape[1] for s in range(30)]
         for label in ("left", "still", "parting")
     }
     assert set(counts["parting"]) == {2}
@@ -151,11 +151,11 @@ def test_solo_share_leaves_pairs_alone() -> None:
 
 def test_upright_objects_are_upright_unless_they_rotate() -> None:
     options = replace(SMALL, upright_share=1.0)
-    quarter_turns_TK = render_clip("left", seed=3, options=options).tracks.angle_TK / (np.pi / 2)
-    np.testing.assert_allclose(quarter_turns_TK, np.round(quarter_turns_TK), atol=1e-9)
-    angle_TK = render_clip("clockwise", seed=3, options=options).tracks.angle_TK
-    np.testing.assert_allclose(angle_TK[0] / (np.pi / 2), np.round(angle_TK[0] / (np.pi / 2)), atol=1e-9)
-    assert np.ptp(angle_TK, axis=0).min() > np.radians(39)
+    quarter_turns_TO = render_clip("left", seed=3, options=options).tracks.angle_TO / (np.pi / 2)
+    np.testing.assert_allclose(quarter_turns_TO, np.round(quarter_turns_TO), atol=1e-9)
+    angle_TO = render_clip("clockwise", seed=3, options=options).tracks.angle_TO
+    np.testing.assert_allclose(angle_TO[0] / (np.pi / 2), np.round(angle_TO[0] / (np.pi / 2)), atol=1e-9)
+    assert np.ptp(angle_TO, axis=0).min() > np.radians(39)
 
 
 # What the pixels show, against a black ground with the ground truth at hand.
@@ -171,8 +171,8 @@ def test_pixels_follow_the_tracks(label: str) -> None:
     for seed in range(10):
         clip = composite_clip(label, [RAMP], BLACK, seed=seed, options=SOLO)
         tracks = clip.tracks
-        reach_TK1 = 1.6 * tracks.radius_TK[..., None]
-        if (tracks.centres_TK2 < reach_TK1).any() or (tracks.centres_TK2 > 112 - reach_TK1).any():
+        reach_TO1 = 1.6 * tracks.radius_TO[..., None]
+        if (tracks.centres_TO2 < reach_TO1).any() or (tracks.centres_TO2 > 112 - reach_TO1).any():
             continue  # cut by the edge: moments would be off
         checked += 1
         light_THW = clip.frames_THWC.astype(np.float64).mean(axis=3)
@@ -181,9 +181,9 @@ def test_pixels_follow_the_tracks(label: str) -> None:
         area_T = mask_THW.sum(axis=(1, 2))
         axes = (x_HW, y_HW)
         centre_T2 = np.stack([(mask_THW * a).sum(axis=(1, 2)) / area_T for a in axes], axis=1)
-        np.testing.assert_allclose(centre_T2, tracks.centres_TK2[:, 0], atol=0.8)
+        np.testing.assert_allclose(centre_T2, tracks.centres_TO2[:, 0], atol=0.8)
         area_ratio = area_T[-1] / area_T[0]
-        assert area_ratio == pytest.approx((tracks.scale_TK[-1, 0] / tracks.scale_TK[0, 0]) ** 2, rel=0.2)
+        assert area_ratio == pytest.approx((tracks.scale_TO[-1, 0] / tracks.scale_TO[0, 0]) ** 2, rel=0.2)
         # The texture lightens to the object's right, so the slope of the light turns as the object does.
         inner_THW = mask_THW.copy()
         for shift, axis in ((-2, 1), (2, 1), (-2, 2), (2, 2)):
@@ -192,7 +192,7 @@ def test_pixels_follow_the_tracks(label: str) -> None:
         for t, inner_HW in enumerate(inner_THW):
             plane_P3 = np.stack([x_HW[inner_HW], y_HW[inner_HW], np.ones(inner_HW.sum())], axis=1)
             slope_3 = np.linalg.lstsq(plane_P3, light_THW[t][inner_HW])[0]
-            turned = np.arctan2(slope_3[1], slope_3[0]) - tracks.angle_TK[t, 0]
+            turned = np.arctan2(slope_3[1], slope_3[0]) - tracks.angle_TO[t, 0]
             error_T[t] = np.angle(np.exp(1j * turned))
         assert np.abs(error_T).max() < np.radians(20)
     assert checked >= 2
@@ -205,12 +205,12 @@ def test_pixels_of_pairs_follow_the_tracks(label: str) -> None:
     for seed in range(4):
         clip = composite_clip(label, [red, green], BLACK, seed=seed)
         y_HW, x_HW = np.mgrid[:112, :112] + 0.5
-        seen_TK2 = np.empty_like(clip.tracks.centres_TK2)
+        seen_TO2 = np.empty_like(clip.tracks.centres_TO2)
         for k in range(2):
             mask_THW = clip.frames_THWC[..., k] > 128
             for axis, position_HW in enumerate((x_HW, y_HW)):
-                seen_TK2[:, k, axis] = (mask_THW * position_HW).sum(axis=(1, 2)) / mask_THW.sum(axis=(1, 2))
-        gap_T = np.linalg.norm(seen_TK2[:, 1] - seen_TK2[:, 0], axis=1)
+                seen_TO2[:, k, axis] = (mask_THW * position_HW).sum(axis=(1, 2)) / mask_THW.sum(axis=(1, 2))
+        gap_T = np.linalg.norm(seen_TO2[:, 1] - seen_TO2[:, 0], axis=1)
         true_T = coordinate(clip, Dimension.SEPARATION)
         assert np.sign(gap_T[-1] - gap_T[0]) == MOTIONS[label].sign
         assert gap_T[-1] - gap_T[0] == pytest.approx(true_T[-1] - true_T[0], abs=0.08 * 112)
@@ -227,7 +227,7 @@ def test_composites_of_real_frames() -> None:
     one, again = (composite_clip("right", images[:2], images[2], seed=9) for _ in range(2))
     np.testing.assert_array_equal(one.frames_THWC, again.frames_THWC)
     assert one.frames_THWC.std() > 10
-    assert (one.tracks.centres_TK2[-1] - one.tracks.centres_TK2[0])[:, 0].min() > 10
+    assert (one.tracks.centres_TO2[-1] - one.tracks.centres_TO2[0])[:, 0].min() > 10
 
 
 def test_composite_refuses_what_is_no_image() -> None:
@@ -289,11 +289,11 @@ def object_states(frame: int | None, clips: int, seed: int) -> tuple[Floats, npt
     states, labels_N = [], np.arange(clips) % len(CLASSES)
     for label in labels_N:
         geometry = draw_geometry(rng, objects=2, height=100, width=100)
-        u_TD = draw_path(rng, motion=MOTIONS[CLASSES[label]], num_frames=16)
-        u_D = u_TD[rng.integers(16) if frame is None else frame]
-        centre_2 = geometry.centre_2 + u_D[:2] * geometry.displacement_2
-        separation = geometry.separation + u_D[4] * geometry.separation_change
-        state = np.array([*centre_2, geometry.radius_K[0] * geometry.zoom ** u_D[2], u_D[3], separation])
+        u_TM = draw_path(rng, motion=MOTIONS[CLASSES[label]], num_frames=16)
+        u_M = u_TM[rng.integers(16) if frame is None else frame]
+        centre_2 = geometry.centre_2 + u_M[:2] * geometry.displacement_2
+        separation = geometry.separation + u_M[4] * geometry.separation_change
+        state = np.array([*centre_2, geometry.radius_O[0] * geometry.zoom ** u_M[2], u_M[3], separation])
         states.append([*state, *(state - [50, 50, 12, 0, 50]) ** 2])
     return np.array(states), labels_N
 

@@ -81,7 +81,7 @@ def watch(generated: Path, output: Path, monkeypatch: pytest.MonkeyPatch, *more:
     handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
     try:
         words = [f"data.path={generated}", "data.val=null", "data.val_share=0", f"output={output}", *TINY, *more]
-        seen.model = train(load_recipe(find_recipe(RECIPE), words), say=lambda line: None, progress_bar=False).model
+        seen.model = train(load_recipe(find_recipe(RECIPE), words), progress_bar=False).model
     finally:
         for handle in handles:
             handle.remove()
@@ -91,7 +91,7 @@ def watch(generated: Path, output: Path, monkeypatch: pytest.MonkeyPatch, *more:
 def test_the_recipes_optimiser_schedule_and_mixing(
     generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = watch(generated, tmp_path, monkeypatch, "trainer.checkpoint_blocks=[1, 0, 2, 0]")
+    seen = watch(generated, tmp_path, monkeypatch, "trainer.activation_checkpointing=[1, 0, 2, 0]")
     total, warmup = STEPS_PER_EPOCH * EPOCHS, STEPS_PER_EPOCH
     peak, floor = 2e-4 * 4 / 32, 1e-6  # linear in the clips a step; repeated augmentation does not count
     expected = [

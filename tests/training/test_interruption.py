@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import QUICK, CommandResult, start_emim
+from conftest import QUICK, CommandResult, LogLines, start_emim
 from emim.errors import CheckpointError, ConfigError
 from emim.models.trained_model import load_model
 from emim.training.recipe import load_recipe
@@ -54,7 +54,15 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 def has_steps(run: Path, steps: int) -> Callable[[], bool]:
-    return lambda: (run / STATE_FILE).is_file() and read_state(run / STATE_FILE).step >= steps
+    state, seen = run / STATE_FILE, set[int]()
+
+    def reached() -> bool:
+        if not state.is_file() or (written := state.stat().st_mtime_ns) in seen:
+            return False  # reading takes time from the process that trains
+        seen.add(written)
+        return read_state(state).step >= steps
+
+    return reached
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +78,7 @@ def whole(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained_here(generated: Path, output: Path, *more: str) -> Path:
     """A short run within this process."""
     overrides = [f"data.path={generated}", f"output={output}", "name=run", *QUICK, *OPTIONS, *more]
-    return train(load_recipe(None, overrides), say=lambda line: None, progress_bar=False).folder
+    return train(load_recipe(None, overrides), progress_bar=False).folder
 
 
 @pytest.mark.slow
@@ -129,13 +137,13 @@ def test_half_a_state_is_never_picked_up(generated: Path, tmp_path: Path) -> Non
     state = run / STATE_FILE
     # What a kill in the middle of a save leaves behind lies beside the state, and is passed over.
     state.with_name(f".{state.name}.partial").write_bytes(state.read_bytes()[:1000])
-    resume(run, ["trainer.epochs=3"], say=lambda line: None, progress_bar=False)
+    resume(run, ["trainer.epochs=3"], progress_bar=False)
     assert read_state(state).step == 12
     assert sorted(path.name for path in state.parent.iterdir()) == [state.name]
     # A state that something else has cut is an error, not a fresh start.
     state.write_bytes(state.read_bytes()[:-2000])
     with pytest.raises(CheckpointError, match=r"last\.ckpt: not a readable state of a run"):
-        resume(run, [], say=lambda line: None, progress_bar=False)
+        resume(run, [], progress_bar=False)
 
 
 class RunsCode:
@@ -198,10 +206,10 @@ BROKEN_STATES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda state: [group.pop("lr") for group in state["optimizer_states"][0]["param_groups"]],
         r"optimiser group 0 is incomplete \(lr missing\)",
     ),
-    "no loops": (lambda state: state.update(loops=3), "the run cannot go on from this state"),
+    "no loops": (lambda state: state.update(loops=3), "the run cannot continue from this state"),
     "another version": (
         lambda state: state.update({"pytorch-lightning_version": "x"}),
-        "the run cannot go on from this state",
+        "the run cannot continue from this state",
     ),
 }
 
@@ -214,7 +222,7 @@ def test_a_broken_state_is_one_error_that_names_the_file(trained: Path, tmp_path
     spoil(content)
     torch.save(content, run / STATE_FILE)
     with pytest.raises(CheckpointError, match=rf"last\.ckpt: .*{message}"):
-        resume(run, ["trainer.epochs=2"], say=lambda line: None, progress_bar=False)
+        resume(run, ["trainer.epochs=2"], progress_bar=False)
 
 
 @pytest.mark.parametrize(
@@ -232,13 +240,13 @@ def test_a_broken_record_of_a_run_is_one_error_that_names_the_file(
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     (run / name).write_text(content)
     with pytest.raises(ConfigError, match=name):
-        resume(run, ["trainer.epochs=2"], say=lambda line: None, progress_bar=False)
+        resume(run, ["trainer.epochs=2"], progress_bar=False)
 
 
 def test_the_log_of_an_interrupted_run_goes_on(generated: Path, tmp_path: Path) -> None:
     run = trained_here(generated, tmp_path, "trainer.epochs=2")
     before = (run / "metrics.csv").read_text().splitlines()
-    resume(run, ["trainer.epochs=4"], say=lambda line: None, progress_bar=False)
+    resume(run, ["trainer.epochs=4"], progress_bar=False)
     after = (run / "metrics.csv").read_text().splitlines()
     columns = after[0].split(",")
     epochs = [float(row.split(",")[columns.index("epoch")]) for row in after[1:]]
@@ -246,12 +254,11 @@ def test_the_log_of_an_interrupted_run_goes_on(generated: Path, tmp_path: Path) 
     assert len(after) - 1 == 2 * (len(before) - 1)
 
 
-def test_resuming_a_finished_run_changes_nothing(generated: Path, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing(generated: Path, tmp_path: Path, log_lines: LogLines) -> None:
     run = trained_here(generated, tmp_path, "trainer.epochs=2", "trainer.keep=last")
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    lines: list[str] = []
-    result = resume(run, [], say=lines.append, progress_bar=False)
-    assert any("all 2 epochs are done; trainer.epochs=<more> goes on" in line for line in lines)
+    result = resume(run, [], progress_bar=False)
+    assert any("all 2 epochs are done; continue with trainer.epochs=<more>" in line for line in log_lines())
     assert result.metrics["val_top1"] == json.loads(before["summary.json"])["val_top1"]
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
@@ -261,7 +268,7 @@ def test_a_kill_before_the_model_is_written_loses_nothing(generated: Path, tmp_p
     model, summary = (run / "model.safetensors").read_bytes(), json.loads((run / "summary.json").read_text())
     (run / "model.safetensors").unlink()
     (run / "summary.json").unlink()
-    resume(run, [], say=lambda line: None, progress_bar=False)
+    resume(run, [], progress_bar=False)
     assert (run / "model.safetensors").read_bytes() == model  # the averaged weights, and the same card
     again = json.loads((run / "summary.json").read_text())
     assert {key: again[key] for key in ("epochs", "steps", "val_top1")} == {
@@ -276,9 +283,9 @@ def test_what_a_run_cannot_go_on_with_is_named(generated: Path, tmp_path: Path) 
     extra = data / "train" / "left" / "extra.mp4"
     shutil.copy(next((data / "train" / "left").glob("*.mp4")), extra)
     with pytest.raises(ConfigError, match="training clips have changed since the run began, from 33 to 34"):
-        resume(run, ["trainer.epochs=2"], say=lambda line: None, progress_bar=False)
+        resume(run, ["trainer.epochs=2"], progress_bar=False)
     extra.unlink()
-    resume(run, ["trainer.epochs=2"], say=lambda line: None, progress_bar=False)
+    resume(run, ["trainer.epochs=2"], progress_bar=False)
     assert load_recipe(run / "config.yaml").trainer.epochs == 2  # what is in force is on record
 
 
@@ -295,4 +302,4 @@ def test_ctrl_c_ends_with_the_state_of_the_last_save(generated: Path, tmp_path: 
     state = read_state(run / STATE_FILE)
     if state.batch:
         with pytest.raises(ConfigError, match=r"interrupted within an epoch with 8 clips a pass, 1 passes a step"):
-            resume(run, ["trainer.batch_size=4"], say=lambda line: None, progress_bar=False)
+            resume(run, ["trainer.batch_size=4"], progress_bar=False)

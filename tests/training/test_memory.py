@@ -7,7 +7,7 @@ import torch
 
 from emim.errors import ConfigError
 from emim.models import create_model
-from emim.training.memory import checkpoint_blocks, clips_that_fit, free_bytes, least_room, saved_bytes
+from emim.training.memory import checkpoint_activations, clips_that_fit, free_bytes, least_room, saved_bytes
 
 CLIP = (3, 4, 64, 64)
 
@@ -39,7 +39,7 @@ def test_16_bits_and_checkpointed_blocks_keep_less() -> None:
     model = create_model("uniformer_tiny_emim", 5)
     plain = saved_bytes(model, CLIP, mixed=False)
     assert saved_bytes(model, CLIP, mixed=True) < 0.9 * plain
-    checkpoint_blocks(model, (1, 1, 2, 2))
+    checkpoint_activations(model, (1, 1, 2, 2))
     assert saved_bytes(model, CLIP, mixed=False) < 0.4 * plain
 
 
@@ -60,7 +60,7 @@ def test_checkpointed_blocks_change_no_number() -> None:
     torch.manual_seed(0)
     plain = create_model("uniformer_tiny_emim", 5, drop_path=0.3)
     saving = copy.deepcopy(plain)
-    checkpoint_blocks(saving, (1, 1, 2, 1))
+    checkpoint_activations(saving, (1, 1, 2, 1))
     saving = copy.deepcopy(saving)  # as an average of the weights is made
     clip = torch.randn(2, *CLIP)
     for model in (plain, saving):
@@ -76,4 +76,4 @@ def test_checkpointed_blocks_change_no_number() -> None:
 
 def test_too_many_checkpointed_blocks_are_named() -> None:
     with pytest.raises(ConfigError, match="stage 3 has 2 blocks, cannot checkpoint 20"):
-        checkpoint_blocks(create_model("uniformer_tiny_emim", 5), (0, 0, 20, 0))
+        checkpoint_activations(create_model("uniformer_tiny_emim", 5), (0, 0, 20, 0))

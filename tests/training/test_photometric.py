@@ -11,7 +11,7 @@ from emim.datasets.synthetic import ClipOptions, render_clip, true_displacement
 from emim.errors import ConfigError
 from emim.models import create_model
 from emim.models.trained_model import load_model
-from emim.training.photometric import MatchingLoss, matching_loss
+from emim.training.photometric import PhotometricLoss, photometric_loss
 from emim.training.recipe import load_recipe
 from emim.training.run import train
 
@@ -28,21 +28,23 @@ def moving_clip() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_true_displacement_matches_better_than_others() -> None:
     clip, truth = moving_clip()
-    right = matching_loss(clip, truth)
-    assert right < matching_loss(clip, torch.zeros_like(truth))
-    assert right < matching_loss(clip, -truth)
-    assert right < matching_loss(clip, truth[..., [1, 0]])
+    right = photometric_loss(clip, truth)
+    assert right < photometric_loss(clip, torch.zeros_like(truth))
+    assert right < photometric_loss(clip, -truth)
+    assert right < photometric_loss(clip, truth[..., [1, 0]])
 
 
 def test_frames_without_tokens_of_their_own_are_left_out() -> None:
     clip, truth = moving_clip()
     with_between = torch.stack((clip[:, :, :4], torch.randn_like(clip[:, :, :4])), dim=3).flatten(2, 3)
-    torch.testing.assert_close(matching_loss(with_between, truth[:, :4]), matching_loss(clip[:, :, :4], truth[:, :4]))
+    torch.testing.assert_close(
+        photometric_loss(with_between, truth[:, :4]), photometric_loss(clip[:, :, :4], truth[:, :4])
+    )
 
 
 def test_a_single_frame_has_nothing_to_match() -> None:
     displacement = torch.randn(1, 1, 4, 4, 2, requires_grad=True)
-    loss = matching_loss(torch.randn(1, 3, 1, 32, 32), displacement)
+    loss = photometric_loss(torch.randn(1, 3, 1, 32, 32), displacement)
     loss.backward()
     assert loss == 0
     assert displacement.grad is not None
@@ -51,13 +53,13 @@ def test_a_single_frame_has_nothing_to_match() -> None:
 def test_a_step_along_its_gradient_matches_better() -> None:
     torch.manual_seed(0)
     model = create_model("uniformer_tiny_emim", 3)
-    matching = MatchingLoss(model)
+    photometric = PhotometricLoss(model)
     clip = torch.cat([moving_clip()[0]] * 2)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(12):
         torch.manual_seed(1)  # one cut-out throughout
-        loss = matching(clip)
+        loss = photometric(clip)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -70,8 +72,8 @@ def test_a_step_along_its_gradient_matches_better() -> None:
 
 
 def test_a_network_without_emim_says_so() -> None:
-    with pytest.raises(ConfigError, match=r"optim\.matching needs an EMIM block, and this UniFormer has none"):
-        MatchingLoss(create_model("uniformer_tiny", 3))
+    with pytest.raises(ConfigError, match=r"optim\.photometric needs an EMIM block, and this UniFormer has none"):
+        PhotometricLoss(create_model("uniformer_tiny", 3))
 
 
 def test_a_run_takes_the_weight_and_logs_the_loss(generated: Path, tmp_path: Path) -> None:
@@ -79,12 +81,18 @@ def test_a_run_takes_the_weight_and_logs_the_loss(generated: Path, tmp_path: Pat
     for weight in (0.0, 5.0):
         config = load_recipe(
             None,
-            [f"data.path={generated}", f"output={tmp_path}", f"name=w{weight:g}", f"optim.matching={weight}", *QUICK],
+            [
+                f"data.path={generated}",
+                f"output={tmp_path}",
+                f"name=w{weight:g}",
+                f"optim.photometric={weight}",
+                *QUICK,
+            ],
         )
-        folders.append(train(config, say=lambda line: None, progress_bar=False).folder)
-    without, with_matching = ((folder / "metrics.csv").read_text() for folder in folders)
-    assert "train_matching" in with_matching
-    assert "train_matching" not in without
+        folders.append(train(config, progress_bar=False).folder)
+    without, with_loss = ((folder / "metrics.csv").read_text() for folder in folders)
+    assert "train_photometric" in with_loss
+    assert "train_photometric" not in without
     weights = [load_model(folder / "model.safetensors")[0].state_dict() for folder in folders]
     name = "blocks3.0.attn.qkv.weight"
     assert not np.allclose(weights[0][name], weights[1][name])
@@ -92,6 +100,6 @@ def test_a_run_takes_the_weight_and_logs_the_loss(generated: Path, tmp_path: Pat
 
 def test_sharded_training_cannot_have_it(generated: Path, tmp_path: Path) -> None:
     overrides = [f"data.path={generated}", f"output={tmp_path}", *QUICK]
-    config = load_recipe(None, [*overrides, "optim.matching=1", "trainer.strategy=fsdp"])
-    with pytest.raises(ConfigError, match=r"optim\.matching=1\.0 does not work with trainer\.strategy=fsdp"):
-        train(config, say=lambda line: None, progress_bar=False)
+    config = load_recipe(None, [*overrides, "optim.photometric=1", "trainer.strategy=fsdp"])
+    with pytest.raises(ConfigError, match=r"optim\.photometric=1\.0 does not work with trainer\.strategy=fsdp"):
+        train(config, progress_bar=False)

@@ -8,7 +8,7 @@ from emim.data.augment.randaugment import RandAugment
 from emim.models import create_model
 from emim.training.batch_plan import plan_batches
 from emim.training.config import RunConfig
-from emim.training.memory import checkpoint_blocks
+from emim.training.memory import checkpoint_activations
 from emim.training.recipe import find_recipe, load_recipe
 
 # network, frames, epochs, warm-up, learning rate, at batch, drop path, gradient norm, checkpointed blocks, test clips
@@ -37,7 +37,7 @@ def test_what_differs_between_the_recipes(name: str) -> None:
     assert (
         config.model.name.removeprefix("uniformer_").removesuffix("_emim"), config.preprocessing.num_frames,
         trainer.epochs, optim.warmup_epochs, optim.lr, optim.lr_batch, config.model.drop_path, optim.clip_grad,
-        trainer.checkpoint_blocks, config.preprocessing.clips,
+        trainer.activation_checkpointing, config.preprocessing.clips,
     ) == ROWS[name]  # fmt: skip
     assert str(config.model.checkpoint).endswith("_in1k.pth") == (name.endswith("in1k") or name.startswith("k400"))
     assert trainer.global_batch == optim.lr_batch
@@ -82,4 +82,4 @@ def test_fewer_clips_a_step_scale_the_rate_linearly(name: str) -> None:
 @pytest.mark.parametrize("name", ["k400_b32", "ssv2_s16_k400"])
 def test_the_checkpointed_blocks_exist(name: str) -> None:
     config = recipe(name)
-    checkpoint_blocks(create_model(config.model.name, 4), config.trainer.checkpoint_blocks)
+    checkpoint_activations(create_model(config.model.name, 4), config.trainer.activation_checkpointing)

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from conftest import QUICK
+from conftest import QUICK, LogLines
 from emim.data.folder import load_clips
 from emim.data.manifest import write_manifest
 from emim.datasets.synthetic import CLASSES
@@ -27,7 +27,7 @@ from emim.training.run import resume, train
 
 def quick(generated: Path, output: Path, *overrides: str) -> Any:
     config = load_recipe(None, [f"data.path={generated}", f"output={output}", "name=run", *QUICK, *overrides])
-    return train(config, say=lambda line: None, progress_bar=False)
+    return train(config, progress_bar=False)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -90,29 +90,27 @@ def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(
     with pytest.raises(RuntimeError, match="power cut"):
         quick(generated, tmp_path / "cut", *options)
     monkeypatch.undo()
-    finished = resume(tmp_path / "cut" / "run", [], say=lambda line: None, progress_bar=False)
+    finished = resume(tmp_path / "cut" / "run", [], progress_bar=False)
     first, second = weights(whole.model), weights(finished.model)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_what_fits_into_memory_decides_the_clips_of_a_pass(
-    generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_lines: LogLines
 ) -> None:
     model = create_model("uniformer_tiny_emim", 11)
     room = int(1.001 * least_room(model, (3, 4, 32, 32), mixed=False, repeats=2))  # one clip, drawn twice
     options = ["trainer.global_batch=6", "trainer.batch_size=null", "optim.lr_batch=12", "data.val_share=0.0"]
-    lines: list[str] = []
 
     def trained_with(free: int | None, name: str, *more: str) -> str:
-        lines.clear()
         if free is not None:
             monkeypatch.setattr("emim.training.fit.free_bytes", lambda device: free)
         config = load_recipe(
             None, [f"data.path={generated}", f"output={tmp_path}", f"name={name}", *QUICK, *options, *more]
         )
-        folder = train(config, say=lines.append, progress_bar=False).folder
+        folder = train(config, progress_bar=False).folder
         assert json.loads((folder / "summary.json").read_text())["steps"] == 33 // 6
-        return next(line for line in lines if "clips a step" in line)
+        return next(line for line in log_lines() if "clips a step" in line)
 
     rate = "learning rate 0.0005 (the recipe's 0.001 is for 12)"
     assert trained_with(None, "all") == f"6 clips a step; {rate}; 32-true on CPU"
@@ -120,15 +118,15 @@ def test_what_fits_into_memory_decides_the_clips_of_a_pass(
         f"6 clips a step (1 x 6 passes), each drawn 2 times; {rate}; 32-true on CPU"
     )
     assert "6 clips a step (2 x 3 passes)" in trained_with(room, "two")
-    # A run goes on with the division that it began with, whatever has become of the memory.
+    # A resumed run keeps its division, however much memory there is now.
     monkeypatch.setattr("emim.training.fit.free_bytes", lambda device: 2**36)
-    lines.clear()
-    resume(tmp_path / "two", ["trainer.epochs=2"], say=lines.append, progress_bar=False)
-    assert any("6 clips a step (2 x 3 passes)" in line for line in lines)
+    resume(tmp_path / "two", ["trainer.epochs=2"], progress_bar=False)
+    assert any("6 clips a step (2 x 3 passes)" in line for line in log_lines())
 
 
-def test_fine_tuning_starts_from_a_checkpoint(generated: Path, trained: Path, tmp_path: Path) -> None:
-    lines: list[str] = []
+def test_fine_tuning_starts_from_a_checkpoint(
+    generated: Path, trained: Path, tmp_path: Path, log_lines: LogLines
+) -> None:
     config = load_recipe(
         None,
         [
@@ -140,7 +138,8 @@ def test_fine_tuning_starts_from_a_checkpoint(generated: Path, trained: Path, tm
             f"model.checkpoint={trained / 'model.safetensors'}",
         ],
     )
-    result = train(config, say=lines.append, progress_bar=False)
+    result = train(config, progress_bar=False)
+    lines = log_lines()
     assert any("100.0% of the network's values loaded" in line for line in lines)
     assert any("the warm-up (optim.warmup_epochs=1) takes all of the 1 epochs" in line for line in lines)
     before, after = weights(trained / "model.safetensors"), weights(result.model)
@@ -206,13 +205,14 @@ def test_a_broken_clip_is_named(generated: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stated_share_of_broken_clips_is_skipped_and_reported(generated: Path, tmp_path: Path, workers: int) -> None:
+def test_a_stated_share_of_broken_clips_is_skipped_and_reported(
+    generated: Path, tmp_path: Path, workers: int, log_lines: LogLines
+) -> None:
     data, (broken,) = broken_copy(generated, tmp_path, "train/left")
-    lines: list[str] = []
     options = ["data.max_skip_share=0.05", f"data.workers={workers}", "trainer.epochs=2"]
     config = load_recipe(None, [f"data.path={data}", f"output={tmp_path}", "name=run", *QUICK, *options])
-    folder = train(config, say=lines.append, progress_bar=False).folder
-    assert len([line for line in lines if str(broken) in line and line.startswith("skipped in training")]) == 1
+    folder = train(config, progress_bar=False).folder
+    assert len([line for line in log_lines() if str(broken) in line and line.startswith("skipped in training")]) == 1
     (skipped,) = json.loads((folder / "summary.json").read_text())["skipped"]
     assert str(broken) in skipped
 
@@ -254,16 +254,18 @@ def test_a_broken_validation_clip_is_missing_and_never_replaced(generated: Path,
     assert (summary["val_top1"] * 10) == pytest.approx(round(summary["val_top1"] * 10))  # of the ten others
 
 
-def test_a_head_of_other_classes_starts_anew(generated: Path, trained: Path, tmp_path: Path) -> None:
+def test_a_head_of_other_classes_starts_anew(
+    generated: Path, trained: Path, tmp_path: Path, log_lines: LogLines
+) -> None:
     data = tmp_path / "data"
     for split in ("train", "val"):
         for name in CLASSES:
             shutil.copytree(generated / split / name, data / split / f"new {name}")
-    lines: list[str] = []
     start = f"model.checkpoint={trained / 'model.safetensors'}"
     config = load_recipe(None, [f"data.path={data}", f"output={tmp_path}", *QUICK, start, "optim.lr=0"])
-    result = train(config, say=lines.append, progress_bar=False)
-    assert any("other classes, so the head starts anew" in line for line in lines)
+    result = train(config, progress_bar=False)
+    lines = log_lines()
+    assert any("other classes, so the head starts from random weights" in line for line in lines)
     before, after = weights(trained / "model.safetensors"), weights(result.model)
     assert not torch.allclose(before["head.weight"], after["head.weight"], atol=1e-3)
     assert torch.allclose(before["blocks3.0.attn.rpb"], after["blocks3.0.attn.rpb"], atol=1e-3)
@@ -276,7 +278,7 @@ def test_the_same_classes_in_another_order_are_an_error(generated: Path, trained
     start = f"model.checkpoint={trained / 'model.safetensors'}"
     config = load_recipe(None, [f"data.path={tmp_path / 'train.csv'}", f"output={tmp_path}", *QUICK, start])
     with pytest.raises(ConfigError, match="the same classes in another order, class 0 is"):
-        train(config, say=lambda line: None, progress_bar=False)
+        train(config, progress_bar=False)
 
 
 def test_a_run_records_versions_and_the_data_it_saw(trained: Path) -> None:

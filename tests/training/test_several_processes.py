@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import QUICK, start_emim
-from emim.data.batches import EpochBatches
 from emim.data.folder import load_clips
+from emim.data.loader import EpochBatches
 from emim.models.trained_model import load_model
 
 Start = Callable[..., "subprocess.Popen[str]"]

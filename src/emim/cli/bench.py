@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emim.cli.console import (
-    SubParsers,
-    check_folder,
-    natural,
-    percent,
-    positive,
-    print_table,
-    progress_bar,
-    say,
-    write_json,
+from emim.cli.console import SubParsers, check_folder, give_result, percent, print_table, progress_bar, say
+from emim.cli.options import (
+    NATURAL,
+    POSITIVE,
+    SETTINGS,
+    Numbers,
+    Real,
+    add_option,
+    add_renamed,
+    add_result_options,
+    examples,
+    file_path,
+    json_with_file,
+    shortened,
 )
 from emim.errors import ConfigError
 
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
-        "bench", help="measure speed on this machine", description="Measure how long parts of the package take here."
+        "bench",
+        help="measure speed on this machine",
+        description="Measure the speed of parts of the package on this machine.",
+        epilog=examples("emim bench op --quick", "emim bench loader --data mine --recipe finetune"),
     )
     parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
     for add_part in (_add_op_parser, _add_loader_parser):
@@ -48,10 +54,11 @@ def _run_moved(args: argparse.Namespace) -> int:
 _MOVED = ("model", "train", "scaling", "predict")
 """Measurements of version 0.1 that are scripts in benchmarks/ now."""
 
+_COUNTS = Numbers(0, 1024)
+
 _SIZES = (
     ("batch", "clips", 1),
     ("heads", "attention heads", 5),
-    ("frames", "frames", 16),
     ("height", "rows of tokens of a frame", 14),
     ("width", "tokens of a row", 14),
     ("head-width", "channels of a head", 64),
@@ -63,23 +70,35 @@ def _add_op_parser(parts: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = parts.add_parser(
         "op",
         parents=[common],
+        **SETTINGS,
         help="cost-volume attention alone",
         description=(
             "Time cost-volume attention, forward and with its gradients, beside an implementation with unfold, "
             "libraries, and bare matrix products. The sizes are those of UniFormer-S at 16 x 224 x 224."
         ),
+        epilog=examples(
+            "emim bench op --quick", "emim bench op --dtype bfloat16 --peers unfold,dense --output op.json"
+        ),
     )
-    for name, what, default in _SIZES:
-        parser.add_argument(f"--{name}", type=positive, default=default, help=f"{what} (default {default})")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="number format (default float32)")
+    for name, meaning, default in _SIZES:
+        parser.add_argument(
+            f"--{name}", type=POSITIVE, metavar="N", default=default, help=f"{meaning} (default: {default})"
+        )
+    add_option(parser, "--frames", "default: 16", default=16)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="number format (default: float32)")
     parser.add_argument(
-        "--layout", choices=("contiguous", "projection"), default="contiguous",
-        help="q, k and v as tensors of their own, or as views of one projection, as the EMIM module has them",
-    )  # fmt: skip
+        "--layout",
+        choices=("contiguous", "projection"),
+        default="contiguous",
+        help="q, k and v as separate tensors, or as views of one projection, as the EMIM module has them "
+        "(default: contiguous)",
+    )
     parser.add_argument(
-        "--published-source", type=Path, metavar="DIR",
-        help="folder nat_with_rpb of the published code, whose CUDA kernels are then built and measured",
-    )  # fmt: skip
+        "--published-source",
+        type=file_path,
+        metavar="FOLDER",
+        help="folder nat_with_rpb of the published code, whose CUDA kernels are built and measured too",
+    )
     add_peers(parser)
     add_common(parser, repeats=(15, 5), warmup=2, quick="fewer rounds, without memory")
     parser.set_defaults(run=_run_op)
@@ -93,6 +112,7 @@ def _run_op(args: argparse.Namespace) -> int:
         args.batch, args.heads, args.frames, args.height, args.width, args.head_width, args.window, args.dtype,
         args.layout,
     )  # fmt: skip
+    check_folder(args.output)
     report = bench_op(
         problem,
         settings_of(args),
@@ -101,12 +121,14 @@ def _run_op(args: argparse.Namespace) -> int:
         published_source=args.published_source,
         progress=say,
     )
+    give_result(args, report.to_dict)
+    if args.json:
+        return 0
     print(
         f"{problem.batch} x {problem.frames} frames of {problem.height} x {problem.width} tokens, "
         f"{problem.heads} heads of {problem.head_width}, window {problem.window}, {problem.dtype}, {problem.layout}"
     )
     print_report(report, lambda conditions: f"The operator, {conditions['pass']}")
-    write_report(args.json, report.to_dict)
     return 0
 
 
@@ -114,25 +136,38 @@ def _add_loader_parser(parts: SubParsers, common: argparse.ArgumentParser) -> No
     parser = parts.add_parser(
         "loader",
         parents=[common],
+        **SETTINGS,
         help="loading of training clips",
         description=(
             "Measure on your clips what opening, decoding, transforms and stacking cost, how fast the loader is with "
             "several numbers of workers, and how many to use."
         ),
-        epilog="Keys of the recipe can be set as in `emim train`, for example preprocessing.num_frames=8.",
+        epilog=examples(
+            "emim bench loader --data mine",
+            "emim bench loader --data data/ssv2/train.csv --recipe ssv2_s16_k400 --try-workers 0,2,4,8",
+            note="Keys of the recipe can be set as in `emim train`, for example preprocessing.num_frames=8.",
+        ),
     )
-    parser.add_argument("--data", required=True, help="folder of classes, or manifest CSV")
+    add_option(parser, "--data", required=True)
+    add_option(parser, "--recipe", "its preprocessing is measured; default: finetune", default="finetune")
     parser.add_argument(
-        "--recipe", default="finetune", help="recipe whose preprocessing is measured (default finetune)"
+        "--measure-clips", type=POSITIVE, metavar="N", default=64, help="clips to measure with (default: 64)"
     )
-    parser.add_argument("--clips", type=positive, default=64, help="clips to measure on (default 64)")
     parser.add_argument(
-        "--workers", type=_counts, metavar="N,N,...", help="numbers of workers (default: 0, 1 ... cores)"
+        "--try-workers", type=_COUNTS, metavar="N,N,...", help="numbers of workers to measure (default: 0, 1 ... cores)"
     )
-    parser.add_argument("--batch-size", type=positive, help="clips per batch (default: as in the recipe)")
-    parser.add_argument("--repeats", type=positive, default=3, help="timed passes per number of workers (default 3)")
-    parser.add_argument("--step-ms", type=float, help="time of a training step per clip: does the loader keep up?")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
+    add_option(parser, "--batch-size", "default: as in the recipe")
+    add_option(parser, "--repeats", "for each number of workers; default: 3", default=3)
+    parser.add_argument(
+        "--step-ms",
+        type=Real(0, 1e9, above=True),
+        metavar="MS",
+        help="time of a training step per clip, to tell if the loader keeps up",
+    )
+    add_result_options(parser)
+    json_with_file(parser)
+    add_renamed(parser, "--clips", "--measure-clips", type=POSITIVE)
+    add_renamed(parser, "--workers", "--try-workers", type=_COUNTS)
     parser.set_defaults(run=_run_loader, takes_overrides=True, overrides=[])
 
 
@@ -142,10 +177,10 @@ def _run_loader(args: argparse.Namespace) -> int:
     from emim.data.folder import training_and_validation_clips
     from emim.training.recipe import find_recipe, load_recipe
 
-    check_folder(args.json)
+    check_folder(args.output)
     word, overrides = split_overrides(None, args.overrides)
     if word is not None:
-        raise ConfigError(f"what is {word!r}? The clips are given as --data, overrides as key=value")
+        raise ConfigError(f"unexpected argument {shortened(word)}; give the clips as --data, overrides as key=value")
     config = load_recipe(find_recipe(args.recipe), [*overrides, f"data.path={args.data}"])
     clip_list, _ = training_and_validation_clips(
         args.data,
@@ -157,31 +192,30 @@ def _run_loader(args: argparse.Namespace) -> int:
     )
     say(clip_list.note or f"{len(clip_list)} training clips from {args.data}")
     if config.data.cache:
-        say("the recipe caches decoded frames (data.cache); measured is loading without the cache")
-    workers = args.workers or default_worker_counts()
+        say("the recipe caches decoded frames (data.cache); loading is measured without the cache")
+    workers = args.try_workers or default_worker_counts()
     with progress_bar("loading", None) as progress:
         report = bench_loader(
             clip_list,
             config.preprocessing,
             config.augment,
-            clips=args.clips,
+            clips=args.measure_clips,
             workers=workers,
-            batch_size=args.batch_size or min(config.trainer.batch_size or 8, args.clips),
+            batch_size=args.batch_size or min(config.trainer.batch_size or 8, args.measure_clips),
             repeats=args.repeats,
             step_ms=args.step_ms,
             seed=config.trainer.seed,
             progress=progress,
         )
-    print_loader_report(report)
-    if args.json is not None:
-        described = {"data": str(args.data), "recipe": str(args.recipe), "overrides": overrides}
-        write_json(args.json, {**described, **report.to_dict()})
-        say(f"written to {args.json}")
+    if not args.json:
+        print_loader_report(report)
+    described = {"data": str(args.data), "recipe": str(args.recipe), "overrides": overrides}
+    give_result(args, lambda: {**described, **report.to_dict()})
     return 0
 
 
 def print_loader_report(report: LoaderReport) -> None:
-    """The tables of stages and of worker counts, then what they mean."""
+    """Print the tables of stages and of worker counts, then the conclusion."""
     rows = [
         (stage.name, f"{stage.median_ms:.2f}", f"{low:.2f} - {high:.2f}", percent(stage.share))
         for stage in report.stages
@@ -199,16 +233,6 @@ def print_loader_report(report: LoaderReport) -> None:
     print(report.machine.line())
 
 
-def _counts(text: str) -> list[int]:
-    try:
-        counts = [int(part) for part in text.split(",")]
-    except ValueError:
-        counts = []
-    if not counts or min(counts) < 0:
-        raise argparse.ArgumentTypeError(f"must be whole numbers of at least 0 with commas between, got {text!r}")
-    return counts
-
-
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -221,19 +245,22 @@ def add_common(parser: argparse.ArgumentParser, *, repeats: tuple[int, int], war
         warmup: rounds before them.
         quick: what --quick measures.
     """
-    parser.add_argument("--quick", action="store_true", help=f"{quick}; options given besides still hold")
+    parser.add_argument("--quick", action="store_true", help=f"{quick}; options given explicitly still hold")
+    add_option(parser, "--repeats", f"default: {repeats[0]}, with --quick {repeats[1]}")
     parser.add_argument(
-        "--repeats", type=positive, help=f"rounds that count (default {repeats[0]}, with --quick {repeats[1]})"
+        "--warmup",
+        type=NATURAL,
+        metavar="N",
+        default=warmup,
+        help=f"rounds before them, not counted (default: {warmup})",
     )
-    parser.add_argument("--warmup", type=natural, default=warmup, help=f"rounds before them (default {warmup})")
-    parser.add_argument("--threads", type=positive, help="CPU threads (default: as PyTorch chooses)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    add_option(parser, "--threads", "default: as PyTorch chooses")
+    add_option(parser, "--device", "default: cpu", default="cpu")
     parser.add_argument(
-        "--no-memory", action="store_true", help="leave out peak memory, which takes a process for each"
+        "--no-memory", action="store_true", help="do not measure peak memory, which needs a process for each candidate"
     )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write everything as JSON, every single time too"
-    )
+    add_result_options(parser, "the result as JSON, with every single time")
+    json_with_file(parser)
     parser.set_defaults(default_repeats=repeats)
 
 
@@ -246,13 +273,16 @@ def add_peers(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """How to run, from the options of `add_common`."""
+    """The settings from the options of `add_common`."""
     import torch
 
     from emim.bench.measuring import Settings
 
     repeats = args.repeats or args.default_repeats[args.quick]
-    return Settings(repeats, args.warmup, args.threads or torch.get_num_threads(), args.device)
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Settings(repeats, args.warmup, args.threads or torch.get_num_threads(), device)
 
 
 def names(text: str) -> list[str] | None:
@@ -263,15 +293,8 @@ def names(text: str) -> list[str] | None:
     return None if listed == ["all"] else listed
 
 
-def numbers(text: str) -> list[int]:
-    """An argument that is a list of whole numbers of at least 1."""
-    try:
-        values = [int(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if not values or min(values) < 1:
-        raise argparse.ArgumentTypeError(f"must be whole numbers of at least 1 with commas between, got {text!r}")
-    return values
+numbers = Numbers(1, 1_000_000)
+"""Argument type: a list of whole numbers of at least 1."""
 
 
 def dtypes(text: str) -> Sequence[str]:
@@ -286,7 +309,7 @@ Column = tuple[str, "Callable[[Row], str]"]
 
 
 def print_report(report: Report, title: Callable[[Mapping[str, Any]], str], *extra: Column) -> None:
-    """A table for each set of conditions, then what the candidates are, what was left out, and where it was measured.
+    """Print a table for each set of conditions, then the candidates, those left out, and the machine.
 
     Args:
         report: what was found.
@@ -319,7 +342,7 @@ def print_report(report: Report, title: Callable[[Mapping[str, Any]], str], *ext
 
 
 def print_surroundings(surroundings: Mapping[str, Any]) -> None:
-    """How it was run and where."""
+    """Print the settings of the measurement and the machine."""
     from emim.environment import Machine
 
     settings = surroundings["settings"]
@@ -333,20 +356,13 @@ def print_surroundings(surroundings: Mapping[str, Any]) -> None:
         print(f"CPU with {', '.join(surroundings['instructions'])}")
 
 
-def write_report(file: Path | None, content: Callable[[], Any]) -> None:
-    """Write JSON where a file was given."""
-    if file is not None:
-        write_json(file, content())
-        say(f"written to {file}")
-
-
 def milliseconds(value: float) -> str:
-    """Three digits that count."""
+    """Format with three significant digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def times(ratio: float | None) -> str:
-    """A ratio; a dash for None."""
+    """Format a ratio; None is a dash."""
     return "-" if ratio is None else f"{ratio:.1f}x" if ratio >= 10 else f"{ratio:.2f}x"
 
 

@@ -1,4 +1,4 @@
-"""`emim demo`: the whole job on generated clips, from files to a prediction and a report."""
+"""`emim demo`: every step on generated clips, from files to a prediction and a report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emim.cli.console import SubParsers, percent, print_table, progress_bar, say
+from emim.cli.console import SubParsers, percent, print_json, print_table, progress_bar, say
+from emim.cli.options import add_option, examples
 
 if TYPE_CHECKING:
     from emim.data.manifest import ClipList
@@ -26,15 +27,21 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
         "demo",
         parents=[common],
-        help="write clips, train, test, predict and report in a few minutes",
+        help="try everything in a few minutes: train, test, predict, report",
         description=(
             "Write generated motion clips as mp4 files, train a small EMIM network on them (the bundled model further, "
             "or with model.checkpoint=null from random weights), test it on held-out clips, predict one and write a "
             "report. Takes a few minutes on two CPU cores."
         ),
+        epilog=examples(
+            "emim demo",
+            "emim demo -o /tmp/demo trainer.epochs=5",
+            note="Keys of the recipe can be set as in `emim train`.",
+        ),
     )
-    parser.add_argument("-o", "--output", type=Path, default=Path("demo"), help="folder to write (default demo)")
-    parser.add_argument("--seed", type=int, default=0)
+    add_option(parser, "--json")
+    add_option(parser, "--output", "default: demo", default=Path("demo"))
+    add_option(parser, "--seed", "default: 0", default=0)
     parser.set_defaults(run=run, takes_overrides=True, overrides=[])
 
 
@@ -47,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from emim.data.loader import default_workers
     from emim.datasets.synthetic import ClipOptions, write_dataset
     from emim.inference.recogniser import Recogniser
+    from emim.inference.scoring import ScoringOptions
     from emim.models.trained_model import BUNDLED
     from emim.report import measure
     from emim.training.recipe import find_recipe, load_recipe
@@ -75,23 +83,41 @@ def run(args: argparse.Namespace) -> int:
     config = load_recipe(find_recipe(_RECIPE), [*chosen, *overrides])
     starts_bundled = config.model.checkpoint == BUNDLED
     before = accuracy_on(Recogniser.load(), test_clips).top1 if starts_bundled else None
-    result = train(config, say=say)
+    result = train(config)
 
     say("3/5  testing on held-out clips")
     recogniser = Recogniser.load(result.model)
     with progress_bar("testing", len(test_clips)) as progress:
-        measurement = measure(recogniser, test_clips, diagnosis=False, progress=progress)
+        measurement = measure(recogniser, test_clips, ScoringOptions(workers=0), diagnosis=False, progress=progress)
     tested = measurement.test
-    print_result(tested)
+    if not args.json:
+        print_result(tested)
 
     say("4/5  predicting one of them")
     clip = test_clips.entries[0].path
-    show(clip, recogniser.predict(clip, topk=3), as_json=False)
+    predictions = recogniser.predict(clip, topk=3)
+    if not args.json:
+        show(predictions)
 
     say("5/5  writing the report")
     page = result.folder / PAGE_FILE
     measurement = _diagnosed(recogniser, measurement)
     write_report(read_run(result.folder), recogniser, measurement, page, clips=_CLIPS_SHOWN)
+    if args.json:
+        print_json(
+            {
+                "clips": str(data),
+                "run": str(result.folder),
+                "model": str(result.model),
+                "report": str(page),
+                "top1_before": before,
+                "test": tested.to_dict(),
+                "prediction": predictions.to_dict(),
+                "training_seconds": round(result.seconds, 1),
+                "seconds": round(time.monotonic() - started, 1),
+            }
+        )
+        return 0
 
     rows = [
         ("clips written", f"{sum(summary.clips.values())}, in {written - started:.0f} s"),
@@ -113,19 +139,19 @@ def run(args: argparse.Namespace) -> int:
 def _diagnosed(recogniser: Recogniser, measurement: Measurement) -> Measurement:
     """The measurement with a diagnosis on one view of each video: on all of them it would take as long as training."""
     from emim.evaluation.diagnosis import diagnose
+    from emim.inference.scoring import ScoringOptions
 
     started = time.monotonic()
-    one_view = replace(recogniser.preprocessing, clips=1, crops=1)
+    one_view = ScoringOptions(workers=0, preprocessing=replace(recogniser.preprocessing, clips=1, crops=1))
     with progress_bar("testing without motion", len(measurement.clips)) as progress:
-        diagnosis = diagnose(recogniser.model, measurement.clips, one_view, device=recogniser.device, progress=progress)
+        diagnosis = diagnose(recogniser, measurement.clips, one_view, progress=progress)
     return replace(measurement, diagnosis=diagnosis, seconds=measurement.seconds + time.monotonic() - started)
 
 
 def accuracy_on(recogniser: Recogniser, clips: ClipList) -> TestResult:
     """Test with a progress bar."""
-    from emim.evaluation.testing import test_model
+    from emim.evaluation.testing import evaluate
+    from emim.inference.scoring import ScoringOptions
 
     with progress_bar("testing", len(clips)) as progress:
-        return test_model(
-            recogniser.model, clips, recogniser.preprocessing, device=recogniser.device, progress=progress
-        )
+        return evaluate(recogniser, clips, ScoringOptions(workers=0), progress=progress)

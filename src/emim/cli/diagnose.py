@@ -1,4 +1,4 @@
-"""`emim diagnose`: does a trained network use motion?"""
+"""`emim diagnose`: test whether a trained network uses motion."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import textwrap
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emim.cli.console import SubParsers, check_folder, natural, percent, print_table, progress_bar, say, write_json
+from emim.cli.console import SubParsers, check_folder, give_result, percent, print_table, progress_bar, say
 from emim.cli.labelled import (
     add_clip_options,
     add_running_options,
     circumstances,
     find_clips,
     find_precision,
-    find_views,
+    find_processes,
+    find_scoring,
     no_progress,
     silent,
     tell_of_missing,
     views_text,
 )
+from emim.cli.options import add_option, add_result_options, examples, json_with_file
 
 if TYPE_CHECKING:
     from emim.evaluation.diagnosis import Diagnosis
@@ -45,84 +46,78 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
         "diagnose",
         parents=[common],
-        help="see whether a trained network uses motion",
+        help="test whether a trained network uses motion",
         description=(
             "Test the same clips as they are, frozen to the middle frame, with frames shuffled and reversed, and with "
             "the motion features or the appearance path of EMIM zeroed: accuracy of each with 95 % bootstrap "
             "intervals, and the pairs of classes that swap under reversal."
         ),
-        epilog="The exit status is 1 where a clip could not be read.",
+        epilog=examples(
+            "emim diagnose runs/mine/model.safetensors --data mine",
+            "emim diagnose bundled --data clips.csv --output diagnosis.json",
+            note="The exit status is 1 if a clip could not be read.",
+        ),
     )
     add_clip_options(parser)
-    parser.add_argument("--seed", type=natural, default=0, help="seed of the shuffles and the bootstrap (default 0)")
+    add_option(parser, "--seed", "of the shuffles and the bootstrap; default: 0", default=0)
     output = parser.add_argument_group("results")
-    output.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write the result as JSON, with every clip's predicted classes"
-    )
+    add_result_options(output, "the result as JSON, with every clip's predicted classes")
+    json_with_file(parser)
     add_running_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    from emim.data.loader import default_workers
     from emim.datasets.prepare.output import left_out
-    from emim.distributed import is_first, plan_processes, process_group
+    from emim.distributed import is_first, process_group
     from emim.evaluation.diagnosis import diagnose
     from emim.inference.recogniser import Recogniser
     from emim.models.trained_model import resolve_checkpoint
 
-    check_folder(args.json)
+    check_folder(args.output)
     first = is_first()
     tell = say if first else silent
-    place = plan_processes(args.devices, args.nodes, args.accelerator)
+    place = find_processes(args)
     checkpoint = resolve_checkpoint(args.checkpoint)
-    recogniser = Recogniser.load(checkpoint, device=place.device)
-    split, clip_list = find_clips(args, recogniser)
     precision = find_precision(args.precision, place.device.type)
+    recogniser = Recogniser.load(checkpoint, device=place.device, precision=precision)
+    split, clip_list = find_clips(args, recogniser)
+    options = find_scoring(args, recogniser, place.devices)
     tell(clip_list.note or f"{len(clip_list)} clips from {args.data}")
     tell(f"{precision} on {place}")
 
     with process_group(place) as members:
         started = time.monotonic()
         with progress_bar("testing", len(clip_list)) if first else nullcontext(no_progress) as progress:
-            diagnosis = diagnose(
-                recogniser.model,
-                clip_list,
-                find_views(args, recogniser),
-                seed=args.seed,
-                device=place.device,
-                batch_size=args.batch_size,
-                workers=default_workers(place.devices) if args.workers is None else args.workers,
-                precision=precision,
-                group=members,
-                progress=progress,
-            )
+            diagnosis = diagnose(recogniser, clip_list, options, seed=args.seed, group=members, progress=progress)
         seconds = time.monotonic() - started
     if diagnosis is None:
-        return 0  # the first process tells of the missing clips
+        return 0  # the first process names the missing clips
 
-    print_diagnosis(diagnosis)
+    if not args.json:
+        print_diagnosis(diagnosis)
     tell(f"{seconds:.1f} s, {len(clip_list) / seconds:.1f} clips a second in all conditions together")
     lacking = left_out(args.data)
-    if args.json is not None:
-        described = {
+    give_result(
+        args,
+        lambda: {
             "checkpoint": str(checkpoint),
             "data": str(args.data),
             "split": split,
             "left_out_by_prepare": 0 if lacking is None else lacking.clips,
-            **circumstances(clip_list, place.world, str(place), args.batch_size, seconds),
-        }
-        write_json(args.json, {**described, **diagnosis.to_dict()})
-        tell(f"written to {args.json}")
+            **circumstances(clip_list, place.world, str(place), options.batch_size, seconds),
+            **diagnosis.to_dict(),
+        },
+    )
     tell_of_missing(diagnosis.missing, lacking, tell)
     return 1 if diagnosis.missing else 0
 
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:
-    """The table of conditions, what follows, and the pairs of classes that swap."""
+    """Print the table of conditions, the conclusion, and the pairs of classes that swap."""
     count = len(diagnosis.clips)
     rows = []
-    for condition in diagnosis.conditions:
+    for condition in diagnosis.ablations:
         accuracy, difference = condition.accuracy, condition.difference
         rows.append(
             (
@@ -148,7 +143,7 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
 
 
 def print_swaps(diagnosis: Diagnosis) -> None:
-    """The pairs of classes that swap under reversal, the clearest first."""
+    """Print the pairs of classes that swap under reversal, the clearest first."""
     names = diagnosis.classes
     rows = []
     for swap in diagnosis.swaps[:_MOST_SWAPS]:
@@ -159,11 +154,11 @@ def print_swaps(diagnosis: Diagnosis) -> None:
         return
     print_table("Classes that swap when the frames are reversed", ("a / b", "a named b", "b named a"), rows)
     if len(diagnosis.swaps) > _MOST_SWAPS:
-        print_text([f"{len(diagnosis.swaps) - _MOST_SWAPS} more pairs are in the JSON."])
+        print_text([f"{len(diagnosis.swaps) - _MOST_SWAPS} more pairs are in the JSON result."])
 
 
 def print_text(sentences: Sequence[str]) -> None:
-    """Sentences on standard output, a paragraph each, in lines for reading."""
+    """Print sentences on standard output, each wrapped as a paragraph."""
     for sentence in sentences:
         print(textwrap.fill(sentence, _WIDTH))
 

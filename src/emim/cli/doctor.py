@@ -1,4 +1,4 @@
-"""`emim doctor`: decode every video of a data set and say what is wrong with it."""
+"""`emim doctor`: decode every video of a data set and list the faults."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emim.cli.console import SubParsers, check_folder, positive, progress_bar, say, write_json
+from emim.cli.console import SubParsers, check_folder, give_result, progress_bar, say
 from emim.cli.labelled import add_columns_option
+from emim.cli.options import (
+    POSITIVE,
+    Real,
+    add_option,
+    add_result_options,
+    complete,
+    examples,
+    file_path,
+    json_with_file,
+)
 from emim.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -27,31 +37,43 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="examine every video of a data set",
         description=(
-            "Decode every video completely and list what is unreadable, cut, damaged, too short, of a doubtful "
-            "frame rate, there twice, or labelled against its folder. The exit status is 1 when there are errors."
+            "Decode every video completely and list those that are unreadable, truncated, damaged, too short, "
+            "duplicates, have a doubtful frame rate, or a label that contradicts their folder."
+        ),
+        epilog=examples(
+            "emim doctor clips.csv --output report.json",
+            "emim doctor mine --split train --quarantine clean.csv",
+            note="The exit status is 1 if there are errors.",
         ),
     )
-    parser.add_argument("data", type=Path, help="folder of classes, manifest, or any folder of videos")
+    data = parser.add_argument("data", type=file_path, help="folder of classes, manifest, or any folder of videos")
+    complete(data, "file")
     add_columns_option(parser)
-    parser.add_argument("--split", choices=("train", "val", "test"), help="which part (default: all)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
-    parser.add_argument(
-        "--quarantine", type=Path, metavar="FILE.csv", help="write a manifest of the clips that can be used"
+    add_option(parser, "--split", "default: all")
+    add_result_options(parser, "all findings as JSON")
+    json_with_file(parser)
+    quarantine = parser.add_argument(
+        "--quarantine", type=file_path, metavar="FILE.csv", help="write a manifest of the clips that can be used"
     )
-    parser.add_argument("--workers", type=positive, help="processes (default: by cores)")
-    parser.add_argument("--min-frames", type=positive, default=2, help="fewest frames of a clip (default 2)")
-    parser.add_argument("--fps", type=float, help="frame rate that all videos should have")
+    complete(quarantine, "file")
+    add_option(parser, "--workers", "default: by cores")
+    parser.add_argument(
+        "--min-frames", type=POSITIVE, metavar="N", default=2, help="fewest frames of a clip (default: 2)"
+    )
+    parser.add_argument("--fps", type=Real(0, 1000, above=True), help="frame rate that all videos should have")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     from emim.datasets.doctor import examine
 
+    if args.split == "all":
+        args.split = None
     clip_list, is_labelled = _load(args)
     if args.quarantine is not None:
         _check_quarantine(args, clip_list, is_labelled)
-    for path in (args.json, args.quarantine):
-        check_folder(path)
+    for file in (args.output, args.quarantine):
+        check_folder(file)
     say(clip_list.note or f"{len(clip_list)} clips from {args.data}")
     with progress_bar("decoding", len({entry.path for entry in clip_list})) as progress:
         report = examine(
@@ -61,10 +83,9 @@ def run(args: argparse.Namespace) -> int:
             expected_fps=args.fps,
             progress=progress,
         )
-    print_report(report)
-    if args.json is not None:
-        write_json(args.json, report.to_dict())
-        say(f"written to {args.json}")
+    if not args.json:
+        print_report(report)
+    give_result(args, report.to_dict)
     if args.quarantine is not None:
         _write_clean(args, report)
     return 1 if report.count("error") else 0
@@ -98,7 +119,7 @@ def _load(args: argparse.Namespace) -> tuple[ClipList, bool]:
 
 
 def _check_quarantine(args: argparse.Namespace, clip_list: ClipList, is_labelled: bool) -> None:
-    """Refuse before hours of decoding what would be refused after them."""
+    """Check --quarantine before hours of decoding, not after."""
     from emim.data.class_list import CLASS_LIST_NAME
     from emim.data.manifest import relative_path
 
@@ -117,7 +138,7 @@ def _check_quarantine(args: argparse.Namespace, clip_list: ClipList, is_labelled
 
 
 def print_report(report: DoctorReport) -> None:
-    """The table of problems, what to do about each kind, and the totals."""
+    """Print the table of problems, advice on each kind, and the totals."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -131,14 +152,14 @@ def print_report(report: DoctorReport) -> None:
         table.add_column("severity")
         table.add_column("kind")
         table.add_column("video", overflow="fold", max_width=40)
-        table.add_column("what", overflow="fold")
+        table.add_column("problem", overflow="fold")
         for problem in report.problems[:_MAX_ROWS]:
             rows = f" (row {', '.join(map(str, problem.rows))})" if problem.rows else ""
             name = relative_path(problem.path, report.clip_list.root)
             table.add_row(problem.severity, problem.kind, name + rows, problem.reason)
         console.print(table)
         if len(report.problems) > _MAX_ROWS:
-            print(f"and {len(report.problems) - _MAX_ROWS} more; --json FILE holds all\n")
+            print(f"and {len(report.problems) - _MAX_ROWS} more; --output FILE writes all of them\n")
         print("What to do:")
         for kind in report.counts():
             print(f"  {kind}: {ADVICE[kind]}")
@@ -161,7 +182,7 @@ def summary_line(report: DoctorReport) -> str:
 
 
 def lengths_line(report: DoctorReport) -> str:
-    """How much was decoded, and how the videos spread."""
+    """Amount decoded, and the range of frame rates, lengths and sizes."""
     from emim.datasets.doctor import summary_statistics
 
     speed = report.decoded_frames / report.wall_seconds if report.wall_seconds else 0.0

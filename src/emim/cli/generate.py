@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from emim.cli.console import SubParsers, natural, positive, progress_bar, say
+from emim.cli.console import SubParsers, print_json, progress_bar, say
+from emim.cli.options import (
+    SHARE,
+    Whole,
+    add_option,
+    add_renamed,
+    complete,
+    examples,
+    file_path,
+    shortened,
+)
 from emim.errors import ConfigError
+
+_MOST_CLIPS = 1_000_000
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
@@ -16,25 +27,51 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
         help="write generated motion clips",
         description=(
             "Write a data set of generated clips in eleven classes of motion, as mp4 files in "
-            "<root>/<split>/<class>/ with a manifest for each split. Single frames do not tell the class, but "
-            "for what --solo and --upright give away."
+            "FOLDER/<split>/<class>/ with a manifest for each split. A single frame does not show the class, except "
+            "in the clips of --solo and --upright."
+        ),
+        epilog=examples(
+            "emim generate data/motion",
+            "emim generate data/motion --clips-per-class train=80 --clips-per-class test=20 --frame-size 96",
         ),
     )
-    parser.add_argument("root", type=Path, help="folder to write; must be new, or hold the same data set")
-    parser.add_argument(
-        "--split",
-        action="append",
-        metavar="NAME=CLIPS",
-        help="clips per class of a split, may be repeated (default train=40 val=8 test=12)",
+    folder = parser.add_mutually_exclusive_group(required=True)
+    positional = folder.add_argument(
+        "output",
+        nargs="?",
+        type=file_path,
+        default=argparse.SUPPRESS,
+        metavar="FOLDER",
+        help="folder to write; must be new, or hold the same data set",
     )
-    parser.add_argument("--size", type=positive, default=112, help="frame side in pixels (default 112)")
-    parser.add_argument("--frames", type=positive, default=16, help="frames per clip (default 16)")
-    parser.add_argument("--seed", type=natural, default=0)
-    parser.add_argument("--solo", type=float, default=0.0, help="share of single-motion clips with one object")
-    parser.add_argument("--upright", type=float, default=0.0, help="share of clips whose objects start upright")
-    parser.add_argument("--clear", type=float, default=0.0, help="share of clips with large objects and long paths")
-    parser.add_argument("--vary", action="store_true", help="vary length, size and aspect from clip to clip")
-    parser.add_argument("--workers", type=positive, help="processes (default: by cores)")
+    complete(positional, "folder")
+    add_option(folder, "--output", "instead of FOLDER")
+    add_option(parser, "--json")
+    parser.add_argument(
+        "--clips-per-class",
+        action="append",
+        metavar="SPLIT=CLIPS",
+        help="clips per class of a split (may be repeated; default: train=40 val=8 test=12)",
+    )
+    parser.add_argument(
+        "--frame-size",
+        type=Whole(16, 4096),
+        metavar="PIXELS",
+        default=112,
+        help="side of the frames in pixels (default: 112)",
+    )
+    add_option(parser, "--frames", "default: 16", default=16)
+    add_option(parser, "--seed", "default: 0", default=0)
+    for name, meaning in (
+        ("solo", "share of single-motion clips with one object"),
+        ("upright", "share of clips whose objects start upright"),
+        ("clear", "share of clips with large objects and long paths"),
+    ):
+        parser.add_argument(f"--{name}", type=SHARE, metavar="SHARE", default=0.0, help=f"{meaning} (default: 0)")
+    parser.add_argument("--vary", action="store_true", help="vary length, size and aspect ratio from clip to clip")
+    add_option(parser, "--workers", "default: by cores")
+    add_renamed(parser, "--split", "--clips-per-class", convert=lambda text: [text])
+    add_renamed(parser, "--size", "--frame-size", type=Whole(16, 4096))
     parser.set_defaults(run=run)
 
 
@@ -42,11 +79,11 @@ def run(args: argparse.Namespace) -> int:
     from emim.data.loader import default_workers
     from emim.datasets.synthetic import ClipOptions, write_dataset
 
-    splits = parse_splits(args.split or ["train=40", "val=8", "test=12"])
+    splits = parse_splits(args.clips_per_class or ["train=40", "val=8", "test=12"])
     options = ClipOptions(
         num_frames=args.frames,
-        height=args.size,
-        width=args.size,
+        height=args.frame_size,
+        width=args.frame_size,
         solo_share=args.solo,
         upright_share=args.upright,
         clear_share=args.clear,
@@ -54,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     )
     with progress_bar("writing clips") as progress:
         summary = write_dataset(
-            args.root,
+            args.output,
             splits=splits,
             seed=args.seed,
             options=options,
@@ -63,17 +100,35 @@ def run(args: argparse.Namespace) -> int:
         )
     state = "already there, unchanged" if summary.reused else "written"
     say(f"{sum(summary.clips.values())} clips {state}")
+    if args.json:
+        splits_written = {
+            split: {"clips": summary.clips[split], "manifest": str(manifest)}
+            for split, manifest in summary.manifests.items()
+        }
+        print_json({"folder": str(args.output), "already_there": summary.reused, "splits": splits_written})
+        return 0
     for split, manifest in summary.manifests.items():
         print(f"{split}: {summary.clips[split]} clips, {manifest}")
     return 0
 
 
 def parse_splits(texts: list[str]) -> dict[str, int]:
-    """`train=40` to {"train": 40}."""
+    """Parse `train=40` as {"train": 40}.
+
+    Raises:
+        ConfigError: a text of another form, or a number out of range.
+    """
     splits: dict[str, int] = {}
     for text in texts:
         name, _, count = text.partition("=")
-        if not name or not count.isdigit() or int(count) < 1:
-            raise ConfigError(f"--split {text!r} must be NAME=CLIPS with at least one clip, such as train=40")
-        splits[name] = int(count)
+        try:
+            number = Whole(1, _MOST_CLIPS)(count)
+        except argparse.ArgumentTypeError:
+            number = 0
+        if not name or not number:
+            raise ConfigError(
+                f"--clips-per-class {shortened(text)}: must be SPLIT=CLIPS with 1 to {_MOST_CLIPS:,} clips, such as "
+                "train=40"
+            )
+        splits[name] = number
     return splits

@@ -1,4 +1,4 @@
-"""What the commands share that run a network over labelled clips: options, the clips, views, what they ran on."""
+"""Shared by the commands that run a network over labelled clips: options, clips, views, and a record of the run."""
 
 from __future__ import annotations
 
@@ -7,61 +7,78 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from emim.cli.console import natural, positive
+from emim.cli.options import (
+    PRECISION_FOR_TESTS,
+    add_checkpoint,
+    add_device_options,
+    add_option,
+    add_renamed,
+    add_view_options,
+)
+from emim.errors import ConfigError
 
 if TYPE_CHECKING:
     from emim.data.folder import Split
     from emim.data.manifest import ClipList
     from emim.data.preprocessing import Preprocessing
     from emim.datasets.prepare.output import LeftOut
+    from emim.distributed import Processes
     from emim.inference.recogniser import Recogniser
+    from emim.inference.scoring import ScoringOptions
     from emim.precision import Precision
 
 
 def add_clip_options(parser: argparse.ArgumentParser) -> None:
     """The network, the clips and their views."""
-    parser.add_argument("checkpoint", help="model.safetensors of a run, or 'bundled'")
-    parser.add_argument("--data", required=True, type=Path, help="folder of classes, or manifest (.csv, .tsv, .txt)")
+    add_checkpoint(parser, positional=True)
+    add_option(parser, "--data", required=True)
     add_columns_option(parser)
-    parser.add_argument(
-        "--split",
-        choices=("train", "val", "test", "all"),
-        help="which part (default: test of a folder or of a manifest with a column split, else all of the manifest)",
-    )
-    views = parser.add_argument_group("views of a video")
-    views.add_argument("--clips", type=positive, help="test clips per video (default: as trained)")
-    views.add_argument("--crops", type=positive, choices=(1, 3), help="test crops per clip (default: as trained)")
-    views.add_argument("--size", type=positive, help="side of the network input in pixels (default: as trained)")
+    add_option(parser, "--split", "default: test of a folder or of a manifest with a column split, otherwise all")
+    add_view_options(parser)
 
 
 def add_columns_option(parser: argparse.ArgumentParser) -> None:
     """The columns of a manifest."""
-    parser.add_argument(
-        "--columns",
-        metavar="ROLE=COLUMN,...",
-        help="which column of a manifest holds what, such as path=video_path,label=class (default: by their names)",
-    )
+    add_option(parser, "--columns", "default: by their names")
 
 
 def add_running_options(parser: argparse.ArgumentParser) -> None:
-    """On what the network runs."""
+    """Where the network runs."""
     running = parser.add_argument_group("running")
-    running.add_argument(
-        "--devices",
-        type=device_count,
-        default="auto",
-        help="processes per machine (default: one per GPU, 1 on the CPU)",
+    add_device_options(running, PRECISION_FOR_TESTS)
+    add_option(running, "--devices", "default: one per GPU, 1 on the CPU", default="auto")
+    add_option(running, "--nodes", "default: 1, or as started by torchrun or srun", default=1)
+    add_option(running, "--batch-size", "default: 8 on the CPU, 32 on a GPU")
+    add_option(running, "--workers", "for each process; default: by cores")
+    add_renamed(
+        running,
+        "--accelerator",
+        "--device",
+        choices=("auto", "cpu", "gpu"),
+        convert=lambda value: "cuda" if value == "gpu" else value,
     )
-    running.add_argument("--nodes", type=positive, default=1, help="machines (default 1; torchrun and srun know)")
-    running.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: GPUs if any")
-    running.add_argument(
-        "--precision",
-        choices=("auto", "32-true", "bf16-mixed"),
-        default="auto",
-        help="default: 32-true on the CPU, bf16-mixed on GPUs that compute in it",
-    )
-    running.add_argument("--batch-size", type=positive, default=8, help="videos per batch of a process (default 8)")
-    running.add_argument("--workers", type=natural, help="loader processes of each process (default: by cores)")
+
+
+def find_processes(args: argparse.Namespace) -> Processes:
+    """The processes of --device, --devices and --nodes, or those that a launcher started.
+
+    Raises:
+        ConfigError: there is no such device, or the launcher started another number of processes.
+    """
+    from emim.distributed import Processes, plan_processes
+    from emim.environment import resolve_device
+
+    device = resolve_device(args.device, option="--device")
+    kind, _, index = args.device.partition(":")
+    if not index:
+        return plan_processes(args.devices, args.nodes, "gpu" if kind == "cuda" else kind)
+    found = plan_processes(1 if args.devices == "auto" else args.devices, args.nodes, "gpu")
+    if found.world > 1:
+        raise ConfigError(
+            f"--device {args.device} names one GPU, but {found.world} processes run; give --device cuda, so that "
+            "each takes a GPU of its own"
+        )
+    return Processes(1, 1, device)
 
 
 def find_clips(args: argparse.Namespace, recogniser: Recogniser) -> tuple[str, ClipList]:
@@ -75,13 +92,12 @@ def find_clips(args: argparse.Namespace, recogniser: Recogniser) -> tuple[str, C
 
     card = recogniser.card
     trained = card.config.get("data", {})
+    same = bool(trained.get("path")) and Path(trained["path"]).absolute() == args.data.absolute()
+    columns = trained.get("columns") if args.columns is None and same else args.columns
     group_by = trained.get("group_by")
-    if not is_manifest(args.data) and str(group_by).startswith("column:"):
-        group_by = None
-
-    columns = args.columns
-    if columns is None and trained.get("path") and Path(trained["path"]).absolute() == args.data.absolute():
-        columns = trained.get("columns")
+    held_out = same or args.split in ("train", "val")
+    if str(group_by).startswith("column:") and not (is_manifest(args.data) and held_out):
+        group_by = None  # other data need not have this column
 
     def load(split: Split | None) -> ClipList:
         return load_clips(
@@ -104,25 +120,42 @@ def find_clips(args: argparse.Namespace, recogniser: Recogniser) -> tuple[str, C
 
 
 def find_views(args: argparse.Namespace, recogniser: Recogniser) -> Preprocessing:
-    """The views as trained, but for what was asked for."""
+    """The views as trained, changed by --clips, --crops and --size."""
     import dataclasses
 
     asked = {key: value for key in ("clips", "crops", "size") if (value := getattr(args, key)) is not None}
     return dataclasses.replace(recogniser.preprocessing, **asked)
 
 
+def find_scoring(args: argparse.Namespace, recogniser: Recogniser, processes: int = 1) -> ScoringOptions:
+    """The options of --batch-size, --workers and the views; the batch size is resolved, for the record.
+
+    Args:
+        args: the command's arguments.
+        recogniser: the network.
+        processes: processes on this machine that share the cores.
+    """
+    from emim.data.loader import default_workers
+    from emim.inference.scoring import ScoringOptions, auto_batch_size
+
+    return ScoringOptions(
+        batch_size=args.batch_size or auto_batch_size(recogniser.device),
+        workers=default_workers(processes) if args.workers is None else args.workers,
+        preprocessing=find_views(args, recogniser),
+    )
+
+
 def find_precision(wanted: Literal["auto"] | Precision, device_type: str) -> Precision:
-    """On the CPU "auto" is float32, whatever it can: a test there is for exact figures."""
+    """The number format of --precision; on the CPU "auto" is float32, so that figures can be reproduced."""
     from emim.precision import resolve_precision
 
-    if wanted == "auto" and device_type == "cpu":
-        return "32-true"
-    resolved = resolve_precision(wanted, device_type)
-    return "bf16-mixed" if resolved == "bf16-mixed" else "32-true"
+    return resolve_precision(wanted, device_type, exact_on_cpu=True)
 
 
-def circumstances(clip_list: ClipList, processes: int, device: str, batch_size: int, seconds: float) -> dict[str, Any]:
-    """What the figures were measured on, for the JSON."""
+def circumstances(
+    clip_list: ClipList, processes: int, device: str, batch_size: int | None, seconds: float
+) -> dict[str, Any]:
+    """The data, the processes and the machine of a measurement, for the JSON."""
     from emim.data.folder import fingerprint
     from emim.environment import describe_machine
 
@@ -135,11 +168,6 @@ def circumstances(clip_list: ClipList, processes: int, device: str, batch_size: 
         "clips_per_second": round(len(clip_list) / seconds, 2),
         "machine": describe_machine().to_dict(),
     }
-
-
-def device_count(text: str) -> int | Literal["auto"]:
-    """An argument that is a number of processes, or "auto"."""
-    return "auto" if text == "auto" else positive(text)
 
 
 def views_text(pre: Preprocessing, precision: Precision) -> str:
@@ -155,7 +183,7 @@ def views_text(pre: Preprocessing, precision: Precision) -> str:
 
 
 def tell_of_missing(missing: Sequence[tuple[Path, str]], lacking: LeftOut | None, tell: Callable[[str], None]) -> None:
-    """The clips that could not be read, and those that `emim prepare` had left out.
+    """Name the clips that could not be read, and those that `emim prepare` left out.
 
     Args:
         missing: path and reason of each.
@@ -172,10 +200,10 @@ def tell_of_missing(missing: Sequence[tuple[Path, str]], lacking: LeftOut | None
 
 
 def silent(line: str) -> None:
-    """What processes other than the first one say."""
+    """Used in place of `say` by all processes but the first."""
     del line
 
 
 def no_progress(done: int, total: int) -> None:
-    """The bar of processes other than the first one."""
+    """Used in place of a progress bar by all processes but the first."""
     del done, total

@@ -1,81 +1,81 @@
-"""`emim predict`: name the action in videos."""
+"""`emim predict`: recognise the action in videos."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from emim.cli.console import SubParsers, check_folder, natural, positive, progress_bar, say
-from emim.environment import let_waiting_threads_sleep
+from emim.cli.console import JsonLines, SubParsers, check_folder, complain, progress_bar, say
+from emim.cli.options import (
+    PRECISION_FOR_SPEED,
+    add_checkpoint,
+    add_device_options,
+    add_option,
+    add_result_options,
+    complete,
+    examples,
+    file_path,
+)
+from emim.environment import let_waiting_threads_sleep, resolve_device
 from emim.errors import ConfigError, DataError, VideoError
 
 if TYPE_CHECKING:
     import torch
 
-    from emim.inference.recogniser import Prediction, Recogniser
+    from emim.inference.recogniser import Predictions, Recogniser
     from emim.precision import Precision
-
-_BAR_WIDTH = 24
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
         "predict",
         parents=[common],
-        help="name the action in videos",
+        help="recognise the action in videos",
         description=(
-            "Name the action in videos. Without --checkpoint a small model that comes with the package names "
-            "one of eleven motions. A video that cannot be read is reported, the others are predicted, and the "
-            "exit status is 1."
+            "Recognise the action in videos. Without --checkpoint, the small model that comes with the package "
+            "recognises eleven kinds of motion. A video that cannot be read is reported, the others are predicted, and "
+            "the exit status is 1."
+        ),
+        epilog=examples(
+            "emim predict clip.mp4",
+            "emim predict videos/ --checkpoint runs/mine/model.safetensors --json > predictions.jsonl",
+            "emim predict clip.mp4 --explain why.png",
         ),
     )
-    parser.add_argument("videos", nargs="+", type=Path, help="video files, folders of videos, folders of frames")
-    parser.add_argument("--checkpoint", help="model.safetensors of a run (default: the bundled model)")
-    parser.add_argument("--topk", type=positive, default=5, help="classes to show (default 5)")
-    parser.add_argument("--json", action="store_true", help="one JSON object per video on standard output")
-    parser.add_argument(
-        "--explain",
-        type=Path,
-        metavar="PICTURE",
-        help="write a picture of the frames and places that the prediction rests on, next to the motion: .png or .jpg "
-        "for one video, a folder for several",
+    videos = parser.add_argument(
+        "videos", nargs="+", type=file_path, help="video files, folders of videos, folders of frames"
     )
+    complete(videos, "file")
+    add_checkpoint(parser)
+    add_option(parser, "--topk", "default: 5", default=5)
+    add_result_options(parser, "the results as JSON", json="one object per line for each video")
+    picture = parser.add_argument(
+        "--explain",
+        type=file_path,
+        metavar="PICTURE",
+        help="write a picture of the frames and regions that the prediction is based on, beside the motion: .png or "
+        ".jpg for one video, a folder for several",
+    )
+    complete(picture, "file")
     add_running_options(parser)
     parser.set_defaults(run=run)
 
 
 def add_running_options(parser: argparse.ArgumentParser) -> None:
-    """How a prediction runs; `load_recogniser` takes them."""
+    """How predictions run; `load_recogniser` uses them."""
     running = parser.add_argument_group("running")
-    running.add_argument(
-        "--workers", type=natural, help="processes that read videos, 0: none (default: by cores; none for few videos)"
-    )
-    running.add_argument(
-        "--batch-size", type=positive, help="views in one pass of the network (default: 8 on the CPU, 32 on a GPU)"
-    )
-    add_device_options(running)
-
-
-def add_device_options(parser: argparse._ActionsContainer) -> None:
-    """Where the network runs, and in what; `load_recogniser` takes them."""
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "32-true", "bf16-mixed"),
-        default="auto",
-        help="default: bf16-mixed on GPUs that compute in it and CPUs with AMX, else 32-true",
-    )
-    parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    add_device_options(running, PRECISION_FOR_SPEED)
+    add_option(running, "--batch-size", "default: 8 on the CPU, 32 on a GPU")
+    add_option(running, "--workers", "default: by cores, 0 for few videos")
 
 
 def load_recogniser(args: argparse.Namespace) -> Recogniser:
-    """The network of --checkpoint with --device and --precision.
+    """Load the network of --checkpoint with --device and --precision.
 
     Raises:
         ConfigError: there is no such device.
@@ -88,36 +88,15 @@ def load_recogniser(args: argparse.Namespace) -> Recogniser:
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU if there is one.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    import torch
-
-    from emim.inference.recogniser import default_device
-
-    if name == "auto":
-        return default_device()
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
-    gpus = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= gpus:
-        raise ConfigError(f"--device {name}: PyTorch finds {gpus or 'no'} GPU{'s' * (gpus != 1)}; take cpu, or auto")
-    return device
+    """The device of --device; see `emim.environment.resolve_device`."""
+    return resolve_device(name, option="--device")
 
 
-def find_precision(wanted: str, device_type: str) -> Precision:
-    """What the network computes in; "auto" is bfloat16 where the device does so natively."""
+def find_precision(wanted: Literal["auto"] | Precision, device_type: str) -> Precision:
+    """The number format of --precision; see `emim.precision.resolve_precision`."""
     from emim.precision import resolve_precision
 
-    if wanted == "auto":
-        wanted = resolve_precision("auto", device_type)
-    return "bf16-mixed" if wanted == "bf16-mixed" else "32-true"
+    return resolve_precision(wanted, device_type)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -129,14 +108,17 @@ def run(args: argparse.Namespace) -> int:
     many = len(videos) > 1
     pictures = _name_pictures(args.explain, videos)
     started = time.monotonic()
-    with lost_workers_named(), progress_bar("predicting", len(videos)) if many else nullcontext(_no_bar) as progress:
+    bar = progress_bar("predicting", len(videos)) if many else nullcontext(_no_bar)
+    with JsonLines(args) as lines, lost_workers_named(), bar as progress:
         outcomes = recogniser.predict_many(videos, args.topk, workers=args.workers, batch_size=args.batch_size)
         for done, (path, outcome) in enumerate(outcomes, start=1):
             if isinstance(outcome, VideoError):
                 failed += 1
-                say(f"emim predict: {outcome}")
+                complain(f"emim predict: {outcome}")
             else:
-                show(path, outcome, as_json=args.json)
+                lines.write(outcome.to_dict())
+                if not args.json:
+                    show(outcome)
                 if pictures:
                     explain(recogniser, path, pictures[done - 1])
             progress(done, len(videos))
@@ -147,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def explain(recogniser: Recogniser, video: Path, picture: Path) -> None:
-    """Write the explanation of a video's prediction, and say so."""
+    """Write the explanation of a video's prediction, and print where it is."""
     from emim.motion.explanation import explain
 
     explanation = explain(recogniser, video)
@@ -156,7 +138,7 @@ def explain(recogniser: Recogniser, video: Path, picture: Path) -> None:
 
 
 def _name_pictures(given: Path | None, videos: list[Path]) -> list[Path]:
-    """A picture for each video, or none; several go into a folder, named after the videos.
+    """Paths of the pictures: one for each video, or none; several go into a folder, named after the videos.
 
     Raises:
         ConfigError: the name does not suit the number of videos, or the folder cannot be made.
@@ -179,7 +161,7 @@ def _name_pictures(given: Path | None, videos: list[Path]) -> list[Path]:
 
 
 def _list_videos(given: list[Path]) -> tuple[list[Path], int]:
-    """All videos, and how many of the arguments are folders without any, which is said."""
+    """All videos, and how many of the arguments are folders without any; these are reported."""
     videos: list[Path] = []
     failed = 0
     for path in given:
@@ -187,7 +169,7 @@ def _list_videos(given: list[Path]) -> tuple[list[Path], int]:
             videos += find_videos(path)
         except DataError as error:
             failed += 1
-            say(f"emim predict: {error}")
+            complain(f"emim predict: {error}")
     return videos, failed
 
 
@@ -215,18 +197,9 @@ def find_videos(path: Path) -> Iterator[Path]:
         )
 
 
-def show(path: Path, predictions: list[Prediction], *, as_json: bool) -> None:
-    """One video's predictions on standard output, as a line of JSON or for reading."""
-    if as_json:
-        listed = [{"label": item.label, "score": round(item.score, 6)} for item in predictions]
-        print(json.dumps({"path": str(path), "predictions": listed}), flush=True)
-        return
-    width = max(len(item.label) for item in predictions)
-    print(path)
-    for item in predictions:
-        bar = "█" * round(item.score * _BAR_WIDTH)
-        print(f"  {item.label:<{width}}  {item.score:6.1%}  {bar}")
-    sys.stdout.flush()
+def show(predictions: Predictions) -> None:
+    """Print one video's predictions for reading."""
+    print(predictions, flush=True)
 
 
 def _no_bar(done: int, total: int) -> None:

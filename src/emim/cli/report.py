@@ -6,8 +6,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emim.cli.console import SubParsers, check_folder, natural, positive, progress_bar, say
-from emim.cli.labelled import find_clips, find_precision, tell_of_missing
+from emim.cli.console import SubParsers, check_folder, print_json, progress_bar, say
+from emim.cli.labelled import add_columns_option, find_clips, find_precision, tell_of_missing
+from emim.cli.options import (
+    PRECISION_FOR_TESTS,
+    Whole,
+    add_device_options,
+    add_option,
+    add_renamed,
+    complete,
+    examples,
+    file_path,
+)
 from emim.cli.predict import find_device
 from emim.environment import let_waiting_threads_sleep
 from emim.errors import CheckpointError, DataError
@@ -25,38 +35,38 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
         "report",
         parents=[common],
-        help="write a page about a run",
+        help="write a page about a trained run",
         description=(
-            "Write one HTML file about a run that needs nothing else: results, curves, confusion, classes, the clips "
-            "named most confidently with their motion, whether the network uses motion, configuration, data, timing. "
-            "An unfinished run gets a report of what there is."
+            "Write one self-contained HTML file about a run: results, curves, confusion, classes, the clips predicted "
+            "most confidently with their motion, whether the network uses motion, configuration, data, timing. The "
+            "report of an unfinished run shows what is there."
         ),
-        epilog="The exit status is 0 if the page was written, whatever is missing on it.",
+        epilog=examples(
+            "emim report runs/mine",
+            "emim report runs/mine --data test.csv -o mine.html --show-clips 6",
+            note="The exit status is 0 if the page was written, even if parts of it are missing.",
+        ),
     )
-    parser.add_argument("folder", metavar="RUN", type=Path, help="folder of a run")
+    complete(parser.add_argument("folder", metavar="RUN", type=file_path, help="folder of a run"), "folder")
+    add_option(parser, "--data", "to test on; default: the run's validation clips")
+    add_columns_option(parser)
+    add_option(parser, "--split", "of --data; default: test of a folder or of a column split, else all of a manifest")
+    add_option(parser, "--json", "where the page is, and the results on it")
+    add_option(parser, "--output", f"default: {PAGE_FILE} in the run's folder")
+    shown = Whole(0, 1000)
     parser.add_argument(
-        "--data", type=Path, help="folder of classes, or manifest CSV, to test on (default: the run's validation clips)"
+        "--show-clips",
+        type=shown,
+        metavar="N",
+        default=4,
+        help="number of correctly predicted clips to show, and of wrongly predicted ones (default: 4)",
     )
-    parser.add_argument(
-        "--split",
-        choices=("train", "val", "test", "all"),
-        help="which part of --data (default: test of a folder, all of a manifest)",
-    )
-    parser.add_argument("-o", "--output", type=Path, help=f"file to write (default: {PAGE_FILE} in the run's folder)")
-    parser.add_argument(
-        "--clips", type=natural, default=4, help="clips to show of those named rightly, and as many wrongly (default 4)"
-    )
+    add_renamed(parser, "--clips", "--show-clips", type=shown)
     parser.add_argument("--no-diagnosis", action="store_true", help="do not test whether the network uses motion")
     running = parser.add_argument_group("running")
-    running.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
-    running.add_argument(
-        "--precision",
-        choices=("auto", "32-true", "bf16-mixed"),
-        default="auto",
-        help="default: 32-true on the CPU, bf16-mixed on GPUs that compute in it",
-    )
-    running.add_argument("--batch-size", type=positive, default=8, help="videos per batch (default 8)")
-    running.add_argument("--workers", type=natural, help="loader processes (default: by cores)")
+    add_device_options(running, PRECISION_FOR_TESTS)
+    add_option(running, "--batch-size", "default: 8 on the CPU, 32 on a GPU")
+    add_option(running, "--workers", "default: by cores")
     parser.set_defaults(run=run)
 
 
@@ -73,7 +83,13 @@ def run(args: argparse.Namespace) -> int:
     measurement = None
     if recogniser is not None and clip_list is not None:
         measurement = _measure(args, recogniser, clip_list, gaps)
-    write_report(record, recogniser, measurement, output, clips=args.clips, gaps=gaps)
+    size_text = write_report(record, recogniser, measurement, output, clips=args.show_clips, gaps=gaps)
+    if args.json:
+        tested = None if measurement is None else measurement.test.to_dict()
+        diagnosis = None if measurement is None or measurement.diagnosis is None else measurement.diagnosis.to_dict()
+        print_json({"report": str(output), "test": tested, "diagnosis": diagnosis, "missing": [*record.gaps, *gaps]})
+    else:
+        print(f"{output} ({size_text})")
     for gap in (*record.gaps, *gaps):
         say(f"missing: {gap}")
     if measurement is not None:
@@ -89,8 +105,8 @@ def write_report(
     *,
     clips: int,
     gaps: list[str] | None = None,
-) -> None:
-    """Draw the clips, write the page, and say where it is.
+) -> str:
+    """Draw the clips and write the page; returns its size in words.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -100,8 +116,7 @@ def write_report(
 
     with progress_bar("drawing motion") as progress:
         gathered = gather(record, recogniser, measurement, clips=clips, gaps=gaps or (), progress=progress)
-    bytes_written = write_page(gathered, output)
-    print(f"{output} ({size(bytes_written)})")
+    return size(write_page(gathered, output))
 
 
 def _load(args: argparse.Namespace, record: RunRecord, gaps: list[str]) -> Recogniser | None:
@@ -120,7 +135,7 @@ def _load(args: argparse.Namespace, record: RunRecord, gaps: list[str]) -> Recog
 def _find_clips(
     args: argparse.Namespace, record: RunRecord, recogniser: Recogniser, gaps: list[str]
 ) -> ClipList | None:
-    """Those of --data, whose errors end the command; else those of the run, if they are to be had."""
+    """The clips of --data, whose errors end the command; otherwise those of the run, if they can be loaded."""
     from emim.report.own_clips import validation_clips
 
     if args.data is not None:
@@ -141,16 +156,18 @@ def _measure(
     args: argparse.Namespace, recogniser: Recogniser, clip_list: ClipList, gaps: list[str]
 ) -> Measurement | None:
     from emim.data.loader import default_workers
+    from emim.inference.scoring import ScoringOptions
     from emim.report import measure
+
+    workers = default_workers() if args.workers is None else args.workers
 
     try:
         with progress_bar("testing", len(clip_list)) as progress:
             return measure(
                 recogniser,
                 clip_list,
+                ScoringOptions(args.batch_size, workers),
                 diagnosis=not args.no_diagnosis,
-                batch_size=args.batch_size,
-                workers=default_workers() if args.workers is None else args.workers,
                 progress=progress,
             )
     except (DataError, CheckpointError) as error:  # no clip can be read, or the weights are broken

@@ -1,44 +1,60 @@
-"""`emim serve`: a local web page that names the action in a video."""
+"""`emim serve`: a local web page that recognises the action in a video."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 
-from emim.cli.console import SubParsers, natural, positive, say
-from emim.cli.predict import add_device_options, load_recogniser
+from emim.cli.console import SubParsers, say, warn, write_json
+from emim.cli.options import (
+    PRECISION_FOR_SPEED,
+    Whole,
+    add_checkpoint,
+    add_device_options,
+    add_result_options,
+    examples,
+)
+from emim.cli.predict import load_recogniser
 from emim.environment import let_waiting_threads_sleep
 from emim.errors import ConfigError
 
 _PACKAGES = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
-_HIGHEST_PORT = 65535
+_NUMBERS = (
+    ("port", Whole(0, 65535), 8000, "port to listen on, 0: a free one"),
+    ("max-mb", Whole(1, 1_000_000), 200, "largest upload in MiB"),
+    ("max-seconds", Whole(1, 86_400), 60, "longest video in seconds"),
+    ("read-seconds", Whole(1, 86_400), 60, "seconds that decoding a video may take"),
+    ("read-mb", Whole(1, 1_000_000), 2048, "MiB of memory for decoding a video"),
+    ("waiting", Whole(0, 100_000), 32, "requests that may wait"),
+)
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
         "serve",
         parents=[common],
-        help="a local web page that names the action in a video",
+        help="recognise actions on a local web page",
         description=(
-            "A local web page: drop a video or use the camera, and see the best classes, the motion that the network "
-            "compares, and what the decision rests on. POST /api/predict answers programs with JSON. Needs "
-            "`pip install 'emim[serve]'`."
+            "Serve a local web page: drop a video or use the camera, and see the best classes, the motion that the "
+            "network compares, and what the prediction is based on. Programs send videos to POST /api/predict and get "
+            "JSON. Needs `pip install 'emim[serve]'`."
         ),
+        epilog=examples("emim serve", "emim serve --checkpoint runs/mine/model.safetensors --port 0 --json"),
     )
-    parser.add_argument("--checkpoint", help="model.safetensors of a run (default: the bundled model)")
+    add_checkpoint(parser)
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine only)"
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
     )
-    parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one (default 8000)")
-    parser.add_argument("--max-mb", type=positive, default=200, help="size of an upload in MiB (default 200)")
-    parser.add_argument("--max-seconds", type=positive, default=60, help="duration of a video (default 60)")
-    parser.add_argument(
-        "--read-seconds", type=positive, default=60, help="how long decoding a video may take (default 60)"
+    for name, limits, default, meaning in _NUMBERS:
+        parser.add_argument(
+            f"--{name}", type=limits, metavar="N", default=default, help=f"{meaning} (default: {default})"
+        )
+    add_result_options(
+        parser, "the address as JSON, once the server listens", json="the address, once the server listens"
     )
-    parser.add_argument("--read-mb", type=positive, default=2048, help="memory for decoding a video (default 2048)")
-    parser.add_argument("--waiting", type=natural, default=32, help="requests that may wait (default 32)")
     running = parser.add_argument_group("running")
-    add_device_options(running)
+    add_device_options(running, PRECISION_FOR_SPEED)
     parser.set_defaults(run=run)
 
 
@@ -64,15 +80,15 @@ def run(args: argparse.Namespace) -> int:
         )
         app = create_app(recogniser, settings, host=args.host, name=args.checkpoint or "bundled")
         if not is_local(args.host):
-            say(
-                f"emim serve: warning: {args.host} can be reached from other machines. There is no password and no "
+            warn(
+                f"emim serve: {args.host} can be reached from other machines. There is no password and no "
                 "encryption, and whoever reaches it can have videos decoded here."
             )
         try:
             server.make_server(
                 app,
                 settings,
-                started=lambda: print(f"{server.address(bound)}  (Ctrl-C to stop)", flush=True),
+                started=lambda: _announce(args, server.address(bound)),
                 stopping=app.state.begin_to_stop,
             ).run(sockets=[bound])
         except KeyboardInterrupt:  # the usual way to stop it
@@ -80,8 +96,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _port(text: str) -> int:
-    value = natural(text)
-    if value > _HIGHEST_PORT:
-        raise argparse.ArgumentTypeError(f"must be at most {_HIGHEST_PORT}, got {value}")
-    return value
+def _announce(args: argparse.Namespace, address: str) -> None:
+    """Print the address, as JSON with --json, and write it to the file of --output."""
+    content = {"address": address, "checkpoint": args.checkpoint or "bundled"}
+    print(json.dumps(content) if args.json else f"{address}  (Ctrl-C to stop)", flush=True)
+    if args.output is not None:
+        write_json(args.output, content)

@@ -1,23 +1,33 @@
-"""How `emim stream` shows predictions: a line that changes on a terminal, else plain lines; and lines of JSON."""
+"""`emim stream`: recognise actions live; one changing line on a terminal, plain lines elsewhere, or lines of JSON."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from emim.cli.console import SubParsers, natural, positive, say
-from emim.cli.predict import add_device_options, load_recogniser
+from emim.cli.console import JsonLines, SubParsers, say
+from emim.cli.options import (
+    NATURAL,
+    PRECISION_FOR_SPEED,
+    SECONDS,
+    SHARE,
+    add_checkpoint,
+    add_device_options,
+    add_option,
+    add_result_options,
+    complete,
+    examples,
+    json_with_file,
+    path_text,
+)
+from emim.cli.predict import load_recogniser
 from emim.environment import let_waiting_threads_sleep, usable_cores
-from emim.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,28 +39,34 @@ if TYPE_CHECKING:
 _BAR_WIDTH = 12
 _ERASE_LINE = "\r\x1b[2K"
 _UNSURE = "-"
+_NUMBERS = (
+    ("stride", SECONDS, 0.25, "S", "seconds between predictions"),
+    ("smoothing", SHARE, 0.6, "W", "weight of the past in the moving average of scores, 0 (none) to below 1"),
+    ("threshold", SHARE, 0.0, "P", "name no class below this smoothed score"),
+)
 
 
 class Display:
-    """Shows predictions on standard output.
+    """Shows predictions on standard output, for reading.
 
     Args:
         topk: classes to show.
         threshold: smoothed score below which no class is named.
-        quiet: show nothing, because standard output is for JSON.
+        silent: show nothing, because standard output is for JSON.
     """
 
-    def __init__(self, topk: int, threshold: float, *, quiet: bool) -> None:
+    def __init__(self, topk: int, threshold: float, *, silent: bool) -> None:
         self._topk = topk
         self._threshold = threshold
-        self._quiet = quiet
-        self._changing = not quiet and sys.stdout.isatty()
+        self._silent = silent
+        # The one changing line needs a terminal that can erase; it has no colours, so NO_COLOR does not matter to it.
+        self._changing = not silent and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         self._label_width = 0
         self._unfinished = False
 
     def show(self, prediction: LivePrediction) -> None:
         """Show a prediction, in place of the last one on a terminal."""
-        if self._quiet:
+        if self._silent:
             return
         # A full line would wrap and stay.
         line = self._line(prediction, shutil.get_terminal_size().columns - 1 if self._changing else None)
@@ -89,49 +105,29 @@ class Display:
         return line[:width]
 
 
-class JsonLines:
-    """Writes a line of JSON for each prediction.
+def record_of(prediction: LivePrediction, topk: int, threshold: float) -> dict[str, Any]:
+    """A prediction as plain values for JSON.
 
     Args:
-        file: where to.
-        name: of the file, for an error; None where whoever reads the lines may go away.
-        topk: classes of each prediction.
+        prediction: from the stream.
+        topk: number of best classes.
         threshold: smoothed score below which no class is named.
     """
+    latency = time.monotonic() - prediction.captured
+    captured = datetime.now(timezone.utc) - timedelta(seconds=latency)
+    return {
+        "time": round(prediction.time, 3),
+        "captured": captured.isoformat(timespec="milliseconds"),
+        "label": named(prediction, threshold),
+        "score": round(prediction.smoothed[0].score, 6),
+        "smoothed": _listed(prediction.smoothed[:topk]),
+        "raw": _listed(prediction.raw[:topk]),
+        "latency": round(latency, 4),
+    }
 
-    def __init__(self, file: TextIO, name: str | None, topk: int, threshold: float) -> None:
-        self._file = file
-        self._name = name
-        self._topk = topk
-        self._threshold = threshold
 
-    def write(self, prediction: LivePrediction) -> None:
-        """Write one prediction; the line is out when this returns.
-
-        Raises:
-            ConfigError: the file cannot be written.
-        """
-        latency = time.monotonic() - prediction.captured
-        captured = datetime.now(timezone.utc) - timedelta(seconds=latency)
-        line = {
-            "time": round(prediction.time, 3),
-            "captured": captured.isoformat(timespec="milliseconds"),
-            "label": named(prediction, self._threshold),
-            "score": round(prediction.smoothed[0].score, 6),
-            "smoothed": self._listed(prediction.smoothed),
-            "raw": self._listed(prediction.raw),
-            "latency": round(latency, 4),
-        }
-        try:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-        except OSError as error:
-            if self._name is None:
-                raise
-            raise ConfigError(f"{self._name}: cannot be written ({error.strerror})") from error
-
-    def _listed(self, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-        return [{"label": item.label, "score": round(item.score, 6)} for item in predictions[: self._topk]]
+def _listed(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+    return [{"label": item.label, "score": round(item.score, 6)} for item in predictions]
 
 
 def named(prediction: LivePrediction, threshold: float) -> str | None:
@@ -174,59 +170,62 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
         "stream",
         parents=[common],
-        help="name the action in a camera or stream, as it happens",
+        help="recognise actions live from a camera or stream",
         description=(
-            "Name the action in a camera, a network stream, or a file played in real time, until it ends or Ctrl-C is "
-            "pressed. Each prediction is made from the newest frames; those that the network has no time for are "
-            "dropped and counted. A camera or stream that is lost is opened again."
+            "Recognise actions live from a camera, a network stream, or a file played in real time, until it ends or "
+            "Ctrl-C is pressed. Each prediction uses the newest frames; predictions that the network is too slow for "
+            "are dropped and counted. A camera or stream that is lost is opened again."
+        ),
+        epilog=examples(
+            "emim stream 0",
+            "emim stream rtsp://camera.local/live --checkpoint runs/mine/model.safetensors --threshold 0.6",
+            "emim stream clip.mp4 --json > predictions.jsonl",
         ),
     )
-    parser.add_argument("source", help="number of a camera, video file, or address (rtsp://, http://, tcp:// ...)")
-    parser.add_argument("--checkpoint", help="model.safetensors of a run (default: the bundled model)")
-    parser.add_argument(
-        "--stride", type=float, default=0.25, metavar="S", help="seconds between predictions (default 0.25)"
+    source = parser.add_argument(
+        "source", type=_source, help="number of a camera, video file, or address (rtsp://, http://, tcp:// ...)"
     )
+    complete(source, "file")
+    add_checkpoint(parser)
+    for name, limits, default, metavar, meaning in _NUMBERS:
+        parser.add_argument(
+            f"--{name}", type=limits, default=default, metavar=metavar, help=f"{meaning} (default: {default:g})"
+        )
     parser.add_argument(
         "--span",
-        type=float,
+        type=SECONDS,
         metavar="S",
         help=(
-            "seconds that a clip goes back; about as long as the action takes (default: the training clips' span for "
-            "dense sampling, 2 for segment sampling)"
+            "seconds from the first to the last frame of a clip; about as long as the action takes (default: as in "
+            "training for dense sampling, 2 for segment sampling)"
         ),
     )
-    parser.add_argument(
-        "--smoothing",
-        type=float,
-        default=0.6,
-        metavar="W",
-        help="weight of the past in the moving average of scores, 0 (none) to below 1 (default 0.6)",
-    )
-    parser.add_argument(
-        "--threshold", type=float, default=0.0, metavar="P", help="name no class below this smoothed score (default 0)"
-    )
-    parser.add_argument("--topk", type=positive, default=3, help="classes to show (default 3)")
-    parser.add_argument("--json", metavar="PATH", help="write a line of JSON for each prediction; - is standard output")
-    parser.add_argument("--duration", type=float, metavar="S", help="end after so many seconds of the source")
+    add_option(parser, "--topk", "default: 3", default=3)
+    add_result_options(parser, "the predictions as JSON, one per line", json="one prediction per line")
+    json_with_file(parser)
+    parser.add_argument("--duration", type=SECONDS, metavar="S", help="end after this many seconds of the source")
     lost = parser.add_argument_group("lost sources")
     lost.add_argument(
-        "--timeout", type=float, default=10.0, metavar="S", help="seconds without data that mean lost (default 10)"
-    )
+        "--timeout", type=SECONDS, default=10.0, metavar="S", help="seconds without data after which a source is lost "
+        "(default: 10)"
+    )  # fmt: skip
     lost.add_argument(
-        "--retries", type=natural, default=10, help="attempts in a row to open a lost source again (default 10)"
-    )
+        "--retries", type=NATURAL, default=10, metavar="N", help="attempts in a row to open a lost source again "
+        "(default: 10)"
+    )  # fmt: skip
     running = parser.add_argument_group("running")
-    running.add_argument(
-        "--threads", type=positive, help="of the network on the CPU (default: one fewer than there are cores)"
-    )
-    add_device_options(running)
+    add_device_options(running, PRECISION_FOR_SPEED)
+    add_option(running, "--threads", "default: one fewer than there are cores")
     parser.set_defaults(run=run)
+
+
+def _source(text: str) -> str:
+    """Argument type: a file is checked for a possible name, an address may be of any length."""
+    return text if "://" in text else path_text(text)
 
 
 def run(args: argparse.Namespace) -> int:
     let_waiting_threads_sleep()
-    if not 0 <= args.threshold <= 1:
-        raise ConfigError(f"--threshold must lie in 0 to 1, got {args.threshold:g}")
     from emim.inference.live.connection import parse_source
     from emim.inference.live.predictor import LiveOptions, LivePredictor
 
@@ -241,10 +240,10 @@ def run(args: argparse.Namespace) -> int:
     source = parse_source(args.source)
     _set_threads(args.threads)
     predictor = LivePredictor(source, load_recogniser(args), options)
-    display = Display(args.topk, args.threshold, quiet=args.json == "-")
-    with _json_lines(args) as json_lines:
+    display = Display(args.topk, args.threshold, silent=args.json)
+    with JsonLines(args) as lines:
         try:
-            _watch(predictor, display, json_lines)
+            _watch(args, predictor, display, lines)
         except KeyboardInterrupt:  # the ordinary way to end a camera
             pass
         finally:
@@ -255,14 +254,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _watch(predictor: LivePredictor, display: Display, json_lines: JsonLines | None) -> None:
+def _watch(args: argparse.Namespace, predictor: LivePredictor, display: Display, lines: JsonLines) -> None:
     with closing(predictor.items()) as items:
         for item in items:
             if isinstance(item, str):
                 display.note(item)
                 continue
-            if json_lines is not None:
-                json_lines.write(item)
+            if lines:
+                lines.write(record_of(item, args.topk, args.threshold))
             display.show(item)
 
 
@@ -273,26 +272,3 @@ def _set_threads(threads: int | None) -> None:
         threads = max(1, usable_cores() - 1)  # decoding has the other one
     if threads is not None:
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def _json_lines(args: argparse.Namespace) -> Iterator[JsonLines | None]:
-    """Where --json writes."""
-    if args.json is None:
-        yield None
-    elif args.json == "-":
-        yield JsonLines(sys.stdout, None, args.topk, args.threshold)
-    else:
-        file = _open_for_writing(args.json)
-        try:
-            yield JsonLines(file, args.json, args.topk, args.threshold)
-        finally:
-            with suppress(OSError):  # every line was flushed; where that failed, it has been said
-                file.close()
-
-
-def _open_for_writing(path: str) -> TextIO:
-    try:
-        return Path(path).open("w", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error

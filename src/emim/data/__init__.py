@@ -1,1 +1,1 @@
-"""Reading videos and turning them into clips."""
+"""The way from labelled videos to batches of clips: manifests, folders, readers, augmentation, loaders."""

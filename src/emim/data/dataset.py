@@ -1,8 +1,8 @@
 """Data sets of training clips and test views.
 
-What an item holds depends on (seed, draw, index) alone, so the number of loader workers does not matter. The
-number of the draw comes with every index (`emim.data.batches` sends it), because the copies of a data set in
-persistent workers would never see it otherwise.
+The content of an item depends on (seed, draw, index) alone, so the number of loader workers does not matter. The
+number of the draw comes with every index (from `emim.data.loader`), because the copies of a data set in
+persistent workers would not learn of a new epoch otherwise.
 
 Shape legend: V views (clips x crops), C channels, T frames, H height, W width.
 """
@@ -24,8 +24,10 @@ from emim.data.preprocessing import Preprocessing, resize, test_views, to_tensor
 from emim.data.video import VideoReader, open_video
 from emim.errors import ConfigError
 
+__all__ = ["DrawIndex", "TestClips", "TrainClips", "TrainItem", "ViewsItem", "init_worker"]
+
 DrawIndex = tuple[int, int]
-"""(draw, index): a clip and which of its random draws is meant."""
+"""(draw, index): the number of the random draw, and the clip."""
 
 # Cached frames keep this much more than the crop's size, so that crops still have detail to scale down.
 _CACHE_MARGIN = 1.3
@@ -53,7 +55,7 @@ class ViewsItem(TypedDict):
 class TrainClips(Dataset[TrainItem]):
     """Random training clips of labelled videos.
 
-    Indexed by (draw, index), as `emim.data.batches.EpochBatches` gives it, or by index alone for draw 0.
+    Indexed by (draw, index), as `emim.data.loader.EpochBatches` gives it, or by index alone for draw 0.
 
     Args:
         clip_list: the clips.
@@ -154,9 +156,9 @@ def init_worker(worker_id: int) -> None:
 
 
 class _FrameCache:
-    """Whole clips as reduced uint8 frames, up to a memory limit; nothing is ever thrown out.
+    """Whole clips as reduced uint8 frames, up to a memory limit; nothing is evicted.
 
-    Throwing out would not help: an epoch visits every clip once, in random order.
+    Eviction would not help: an epoch visits every clip once, in random order.
     """
 
     def __init__(self, short_side: int, limit_mb: float) -> None:
@@ -169,7 +171,7 @@ class _FrameCache:
         return self._clips.get(index)
 
     def fill(self, index: int, reader: VideoReader, first: int, stop: int) -> tuple[NDArray[np.uint8], float] | None:
-        """Decode and keep frames [first, stop); None when they do not fit any more."""
+        """Decode and keep frames [first, stop); None if the cache has no room left."""
         scale = min(1.0, self._short_side / min(reader.height, reader.width))
         height, width = max(1, round(reader.height * scale)), max(1, round(reader.width * scale))
         needed = (stop - first) * height * width * 3

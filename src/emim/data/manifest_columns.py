@@ -242,5 +242,5 @@ def _named_position(
 
 def hint(header: Sequence[str]) -> str:
     """A clause for error messages: how to name the columns."""
-    names = [name for name in header if name and len(name) < 40]
+    names = [name for name in header if name and len(name) < 40 and name.isprintable()]
     return f"name the columns, such as --columns path={(names or ['NAME'])[0]},label={(names or ['NAME'])[-1]}"

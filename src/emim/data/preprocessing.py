@@ -2,7 +2,7 @@
 
 The settings travel with the weights, so that a model is always fed as it was trained.
 
-Shape legend: V views (clips x crops), C channels, T frames, H height, W width, N frames per clip.
+Shape legend: V views (clips x crops), C channels, T frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -26,6 +26,29 @@ from emim.utils import nearest
 if TYPE_CHECKING:
     from emim.data.video import VideoReader
 
+__all__ = [
+    "Fit",
+    "Preprocessing",
+    "Sampling",
+    "check_keys",
+    "crop_start",
+    "cut_views",
+    "finish_views",
+    "fit_frames",
+    "float_tuple",
+    "is_number",
+    "letterbox_size",
+    "normalise",
+    "pad_to_square",
+    "raw_test_views",
+    "resize",
+    "test_indices",
+    "test_views",
+    "to_tensor",
+    "train_indices",
+    "views_from_frames",
+]
+
 Sampling = Literal["segment", "dense"]
 Fit = Literal["crop", "letterbox", "stretch"]
 
@@ -40,9 +63,9 @@ class Preprocessing:
             30 fps).
         stride: frame distance of dense sampling, at 30 fps.
         size: side of the square network input, in pixels.
-        train_size: side in training where it is to be another one; null is `size`. Random crops show things larger
-            than they are, so a somewhat larger side in testing than in training brings them back to the size that
-            the network has seen, and a smaller one in training is faster.
+        train_size: side in training; null is `size`. Random crops enlarge what they show, so a somewhat larger side
+            in testing than in training restores the size that the network has seen, and a smaller one in training
+            is faster.
         fit: how a frame becomes square. "crop": the short side is scaled to `size` and squares are cut out.
             "letterbox": the whole frame is scaled into the square and the borders hold the mean. "stretch":
             the whole frame is scaled to the square, whatever its aspect.
@@ -91,7 +114,7 @@ class Preprocessing:
 
     @property
     def crops_per_clip(self) -> int:
-        """Crops that a test clip really has: letterboxed and stretched frames have no second one."""
+        """Crops per test clip in effect: letterboxed and stretched frames have one."""
         return self.crops if self.fit == "crop" else 1
 
     @property
@@ -107,7 +130,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """Inverse of `to_dict`; left out keys have their defaults.
+        """Inverse of `to_dict`; missing keys have their defaults.
 
         Raises:
             ConfigError: unknown key, or wrong value.
@@ -132,19 +155,19 @@ def float_tuple(what: str, name: str, values: Any, length: int) -> tuple[float, 
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a finite int or float (and no truth value)."""
+    """True for a finite int or float (and not a bool)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def train_indices(pre: Preprocessing, num_frames: int, fps: float, rng: np.random.Generator) -> sampling.IndexArray:
-    """Frame indices of one random training clip: int64 [N] in [0, num_frames)."""
+    """Frame indices of one random training clip: int64 [T] in [0, num_frames)."""
     if pre.sampling == "segment":
         return sampling.segment_indices_train(num_frames, pre.num_frames, rng)
     return sampling.dense_indices_train(num_frames, pre.num_frames, pre.stride, fps, rng)
 
 
 def test_indices(pre: Preprocessing, num_frames: int, fps: float, clip: int) -> sampling.IndexArray:
-    """Frame indices of test clip `clip` of `pre.clips`: int64 [N] in [0, num_frames)."""
+    """Frame indices of test clip `clip` of `pre.clips`: int64 [T] in [0, num_frames)."""
     if pre.sampling == "segment":
         return sampling.segment_indices_test(num_frames, pre.num_frames, clip, pre.clips)
     return sampling.dense_indices_test(num_frames, pre.num_frames, pre.stride, fps, clip, pre.clips)
@@ -174,7 +197,7 @@ def raw_test_views(
     first: int = 0,
     stop: int | None = None,
 ) -> Tensor:
-    """`test_views` before `finish_views`: a quarter of the bytes, for the way from one process to another.
+    """`test_views` before `finish_views`: a quarter of the bytes to send from one process to another.
 
     Every frame is decoded and resized once, however many views share it.
 
@@ -185,10 +208,10 @@ def raw_test_views(
         VideoError: a frame cannot be read.
     """
     stop = reader.num_frames if stop is None else stop
-    index_VN = np.stack([test_indices(pre, stop - first, reader.fps, clip) for clip in range(pre.clips)])
-    unique, position = np.unique(index_VN, return_inverse=True)
+    index_VT = np.stack([test_indices(pre, stop - first, reader.fps, clip) for clip in range(pre.clips)])
+    unique, position = np.unique(index_VT, return_inverse=True)
     frames_THWC = reader.read((unique + first).tolist())
-    return cut_views(frames_THWC, position.reshape(index_VN.shape), pre)
+    return cut_views(frames_THWC, position.reshape(index_VT.shape), pre)
 
 
 # These two are no tests, whatever their name looks like to pytest.
@@ -196,26 +219,26 @@ test_indices.__test__ = False  # type: ignore[attr-defined]
 test_views.__test__ = False  # type: ignore[attr-defined]
 
 
-def views_from_frames(frames_THWC: NDArray[np.uint8], position_VN: NDArray[np.int64], pre: Preprocessing) -> Tensor:
+def views_from_frames(frames_THWC: NDArray[np.uint8], position_VT: NDArray[np.int64], pre: Preprocessing) -> Tensor:
     """Crop and normalise decoded frames.
 
     Args:
         frames_THWC: RGB frames.
-        position_VN: for every clip, the positions of its frames along T.
+        position_VT: for every clip, the positions of its frames along T.
         pre: `size`, `fit`, `crops`, `mean` and `std` apply.
 
     Returns:
         views_VCTHW: float32, V = clips * crops, clip by clip.
     """
-    return finish_views(cut_views(frames_THWC, position_VN, pre), pre)
+    return finish_views(cut_views(frames_THWC, position_VT, pre), pre)
 
 
-def cut_views(frames_THWC: NDArray[np.uint8], position_VN: NDArray[np.int64], pre: Preprocessing) -> Tensor:
+def cut_views(frames_THWC: NDArray[np.uint8], position_VT: NDArray[np.int64], pre: Preprocessing) -> Tensor:
     """`views_from_frames` before `finish_views`: views_VCTHW in uint8, letterboxed frames without their borders."""
     frames_TCHW = fit_frames(to_tensor(frames_THWC), pre)
     views: list[Tensor] = []
-    for position_N in torch.from_numpy(np.ascontiguousarray(position_VN)):
-        clip_TCHW = frames_TCHW[position_N]
+    for position_T in torch.from_numpy(np.ascontiguousarray(position_VT)):
+        clip_TCHW = frames_TCHW[position_T]
         for crop in range(pre.crops_per_clip):
             # The centre crop is the middle one of the three.
             place = crop if pre.crops_per_clip == 3 else 1
@@ -224,7 +247,7 @@ def cut_views(frames_THWC: NDArray[np.uint8], position_VN: NDArray[np.int64], pr
 
 
 def finish_views(views_VCTHW: Tensor, pre: Preprocessing) -> Tensor:
-    """Normalise and pad to squares what `raw_test_views` or `cut_views` gave, on the device where it lies: float32."""
+    """Normalise the result of `raw_test_views` or `cut_views` and pad it to squares, on its device: float32."""
     views_VTCHW = pad_to_square(normalise(views_VCTHW.transpose(1, 2), pre), pre.size)
     return views_VTCHW.transpose(1, 2).contiguous()
 

@@ -1,10 +1,10 @@
-"""Which frames of a video make up a clip: segment and dense sampling, in training and in testing.
+"""Choose the frames of a clip: segment and dense sampling, in training and in testing.
 
-Pure functions on frame counts; every result is an int64 array of N indices in [0, L), never decreasing.
+Pure functions on frame counts; every result is an int64 array of T indices in [0, F), never decreasing.
 The formulas are those of the published recipes (Something-Something and Diving48: segment; Kinetics:
 dense). `round` there is Python's and NumPy's: halves go to the even neighbour.
 
-Legend: L frames in the video, N frames in the clip, V test clips per video, c the test clip's number.
+Legend: F frames in the video, T frames in the clip (`n`), V test clips per video, c the test clip's number.
 """
 
 from __future__ import annotations
@@ -16,6 +16,15 @@ from numpy.typing import NDArray
 
 from emim.errors import ConfigError
 
+__all__ = [
+    "REFERENCE_FPS",
+    "IndexArray",
+    "dense_indices_test",
+    "dense_indices_train",
+    "segment_indices_test",
+    "segment_indices_train",
+]
+
 IndexArray = NDArray[np.int64]
 
 # The stride of dense sampling counts frames of a 30 fps video.
@@ -25,8 +34,8 @@ REFERENCE_FPS = 30.0
 def segment_indices_train(num_frames: int, n: int, rng: np.random.Generator) -> IndexArray:
     """One random frame from each of `n` equal segments.
 
-    With seg = (L - 1) / N, frame i is uniform over the integers of [round(seg*i), round(seg*(i+1))], both
-    ends included. A video with fewer than N frames repeats frames.
+    With seg = (F - 1) / T, frame i is uniform over the integers of [round(seg*i), round(seg*(i+1))], both
+    ends included. A video with fewer than T frames repeats frames.
     """
     _check_counts(num_frames, n)
     edges = _segment_edges(num_frames, n)
@@ -36,7 +45,7 @@ def segment_indices_train(num_frames: int, n: int, rng: np.random.Generator) -> 
 def segment_indices_test(num_frames: int, n: int, clip: int = 0, clips: int = 1) -> IndexArray:
     """The frame of each of `n` equal segments that test clip `clip` of `clips` takes.
 
-    With seg = (L - 1) / N: round(seg*i) + floor(seg / (V + 1) * (c + 1)).
+    With seg = (F - 1) / T: round(seg*i) + floor(seg / (V + 1) * (c + 1)).
     """
     _check_counts(num_frames, n)
     _check_clip(clip, clips)
@@ -48,8 +57,8 @@ def segment_indices_test(num_frames: int, n: int, clip: int = 0, clips: int = 1)
 def dense_indices_train(num_frames: int, n: int, stride: int, fps: float, rng: np.random.Generator) -> IndexArray:
     """`n` evenly spaced frames of a span with a random start.
 
-    The span is N * stride frames at 30 fps, span = N * stride * fps / 30 of the video's own; the start is
-    uniform over [0, max(L - span, 0)]. Indices are `linspace(start, start + span - 1, N)`, clamped to the
+    The span is T * stride frames at 30 fps, span = T * stride * fps / 30 of the video's own; the start is
+    uniform over [0, max(F - span, 0)]. Indices are `linspace(start, start + span - 1, T)`, clamped to the
     video and rounded down, so a video shorter than the span repeats its last frame.
     """
     span, delta = _dense_span(num_frames, n, stride, fps)
@@ -59,7 +68,7 @@ def dense_indices_train(num_frames: int, n: int, stride: int, fps: float, rng: n
 def dense_indices_test(num_frames: int, n: int, stride: int, fps: float, clip: int = 0, clips: int = 1) -> IndexArray:
     """As `dense_indices_train`, with the start of test clip `clip` of `clips`.
 
-    With delta = max(L - span, 0): floor(delta / 2) for V = 1, else c * floor(delta / (V - 1)).
+    With delta = max(F - span, 0): floor(delta / 2) for V = 1, else c * floor(delta / (V - 1)).
     """
     _check_clip(clip, clips)
     span, delta = _dense_span(num_frames, n, stride, fps)

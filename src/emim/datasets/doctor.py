@@ -1,6 +1,6 @@
-"""Examines every video of a list: what cannot be used, what is doubtful, and the list without the former.
+"""Examine every video of a list: report what is unusable or doubtful, and return the list without the unusable.
 
-Every video is decoded completely, each in a worker process that may crash or hang without harm to the others.
+Every video is decoded completely, in worker processes, so that one that crashes or hangs does not stop the others.
 """
 
 from __future__ import annotations
@@ -22,6 +22,17 @@ from emim.datasets.video_check import MAX_FPS, Finding, Severity, VideoCheck, Vi
 from emim.errors import ConfigError, DataError
 from emim.isolation import WorkerLoss, run_isolated
 
+__all__ = [
+    "ADVICE",
+    "EXPECTED_FPS_FACTOR",
+    "FPS_FACTOR",
+    "DoctorReport",
+    "Problem",
+    "examine",
+    "list_videos",
+    "summary_statistics",
+]
+
 # A frame rate that differs from the other videos', or from the time stamps, by more than this is doubtful.
 FPS_FACTOR = 1.5
 # The same for the rate given with `expected_fps`.
@@ -29,18 +40,18 @@ EXPECTED_FPS_FACTOR = 1.02
 _LIMIT_SECONDS = 60.0
 _LIMIT_SECONDS_PER_BYTE = 10.0 / 2**20
 
-# What there is to do about each kind of problem, in the order in which kinds are listed.
+# The remedy for each kind of problem, in the order in which kinds are listed.
 ADVICE: dict[str, str] = {
     "missing": "correct the path in the manifest, or copy the file there",
     "unreadable": "copy or download the file again, or leave it out",
     "truncated": "copy or download the file again, or leave it out",
-    "damaged": "copy or download the file again; if it stays so, look at it and leave it out",
+    "damaged": "copy or download the file again; if that does not help, look at it and leave it out",
     "too short": "leave it out; a network for motion needs several frames",
     "range": "correct start and end in the manifest",
     "conflict": "look at the videos and keep the one with the right label",
     "label": "look at the video; correct the label or move the file",
     "duplicate": "keep one of them, and never one in training and another in testing",
-    "fps": "look whether it plays at the right speed; re-encode it at its true rate",
+    "fps": "check that it plays at the right speed; re-encode it at its true rate",
     "variable fps": "nothing, unless timing matters: clips are sampled by frame number",
 }
 _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -52,7 +63,7 @@ class Problem:
 
     Attributes:
         path: the video.
-        rows: rows of the manifest that it concerns; empty for a folder.
+        rows: rows of the manifest that name the video; empty for a folder.
         kind: a key of `ADVICE`.
         severity: "error" (cannot be used), "warning" or "note".
         reason: one line.
@@ -66,22 +77,22 @@ class Problem:
 
     @property
     def advice(self) -> str:
-        """What to do about it."""
+        """The remedy for this kind of problem."""
         return ADVICE[self.kind]
 
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """What an examination found.
+    """Result of an examination.
 
     Attributes:
-        clip_list: what was examined.
+        clip_list: the clips examined.
         clean: the list without entries that have errors, without the later ones of duplicates, and without all
             of those whose labels conflict.
         problems: errors first, then by kind and path.
         facts: of every video that decodes to its end.
         decoded_frames: frames decoded in all.
-        wall_seconds: how long that took.
+        wall_seconds: elapsed time.
     """
 
     clip_list: ClipList
@@ -135,7 +146,7 @@ class DoctorReport:
 
 
 def summary_statistics(facts: Iterable[VideoFacts]) -> dict[str, Any]:
-    """Smallest, middle and largest value of rate, size and length, and how many videos have each size."""
+    """Minimum, median and maximum of frame rate, size and length, and the number of videos of each size."""
     known = list(facts)
     columns: dict[str, list[float]] = {
         "fps": [fact.fps for fact in known],
@@ -176,7 +187,7 @@ def examine(
     time_limit: Callable[[Path], float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DoctorReport:
-    """Decode every video of a list and report what is wrong. The usual `__main__` guard is needed.
+    """Decode every video of a list and report problems. The usual `__main__` guard is needed.
 
     Args:
         clip_list: from a folder or a manifest; its files need not exist.
@@ -233,7 +244,7 @@ def _order(problem: Problem) -> tuple[int, int, str, tuple[int, ...]]:
 
 
 class _Examination:
-    """Collects the problems of a list, and which of its entries cannot stay."""
+    """Collects the problems of a list, and the entries to drop."""
 
     def __init__(self, clip_list: ClipList, min_frames: int) -> None:
         self._list = clip_list
@@ -257,7 +268,7 @@ class _Examination:
         return replace(self._list, entries=kept)
 
     def missing(self) -> list[Path]:
-        """Report paths at which there is nothing; returns the others."""
+        """Report paths that do not exist; returns the others."""
         present: list[Path] = []
         for path, positions in self.positions.items():
             if os.path.exists(path):  # noqa: PTH110 which takes names that are too long
@@ -267,7 +278,7 @@ class _Examination:
         return present
 
     def take(self, path: Path, outcome: VideoCheck | WorkerLoss) -> int:
-        """Report what the decode of one video showed; returns the number of its frames."""
+        """Report the problems found in decoding one video; returns the number of frames decoded."""
         positions = self.positions[path]
         if isinstance(outcome, WorkerLoss):
             self._add(positions, Finding("unreadable", "error", f"while decoding it {outcome.reason}"))

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
+__all__ = ["INDEX_NAME", "ReencodeResult", "check_short_side", "reencode"]
+
 INDEX_NAME = "reencoded.json"
 
 _FORMAT = 2  # raise when the same settings would give other files
@@ -70,7 +72,7 @@ _INDEX_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class ReencodeResult:
-    """What `reencode` made.
+    """Result of `reencode`.
 
     Attributes:
         clip_list: the entries in their order, pointing at the new files; those of failed videos are left out.
@@ -109,7 +111,7 @@ def reencode(
     workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> ReencodeResult:
-    """Re-encode each distinct video of a list (what becomes of it: see the module's docstring).
+    """Re-encode each distinct video of a list (rules: see the module's docstring).
 
     Originals are never changed. A run that was interrupted goes on where it stopped. The calling script needs
     the usual `if __name__ == "__main__"` guard.
@@ -176,7 +178,7 @@ def check_short_side(short_side: int) -> None:
         raise ConfigError(f"a short side of {short_side} pixels: give an even number, at least {_MIN_SIDE}")
 
 
-# --- where files go, and what an earlier run left --------------------------------------------------
+# --- places of files, and files of earlier runs ----------------------------------------------------
 
 
 def _plan(clip_list: ClipList, out: Path, short_side: int) -> list[_Task]:
@@ -223,7 +225,7 @@ def _escaped(name: str) -> str:
 
 
 class _Index:
-    """`reencoded.json`: which file was made from what."""
+    """`reencoded.json`: the original and settings of every file."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
@@ -387,7 +389,7 @@ def _even_step(reader: VideoReader) -> Fraction:
 
 
 def _are_even(decode: FullDecode, step: Fraction) -> bool:
-    """Whether frames follow each other evenly, but for the rounding of their stamps; also where nothing is known."""
+    """True if frames are evenly spaced, up to rounding of their time stamps, or if nothing is known about that."""
     if decode.stamps is None or decode.time_base == 0:
         return True
     ticks = float(step / decode.time_base)

@@ -1,7 +1,7 @@
-"""Decodes one video completely and says what is wrong with it. Runs in worker processes.
+"""Decode one video completely and report its problems. Runs in worker processes.
 
-What counts as damage: the decoder refuses a packet, says that it conceals errors, or gives another number of
-frames than the file announces. Codecs carry no checksum, so bytes that still decode, to a wrong picture, cannot
+A video counts as damaged if the decoder refuses a packet, reports that it conceals errors, or returns another number
+of frames than the file announces. Codecs carry no checksum, so bytes that still decode, to a wrong picture, cannot
 be told from others.
 
 Shapes: H height, W width, C the three colours red, green, blue.
@@ -24,6 +24,8 @@ from emim.data.video.clip_source import VideoReader
 from emim.data.video.full_decode import FullDecode
 from emim.errors import TruncatedVideoError, VideoError
 
+__all__ = ["MAX_FPS", "VARIABLE_FACTOR", "Finding", "Severity", "VideoCheck", "VideoFacts", "check_video"]
+
 Severity = Literal["error", "warning", "note"]
 
 MAX_FPS = 240.0
@@ -45,7 +47,7 @@ _MESSAGE_WIDTH = 70
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with a video: kind, severity and reason in words."""
+    """A problem of a video: kind, severity and reason in words."""
 
     kind: str
     severity: Severity
@@ -54,7 +56,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a complete decode of a video shows.
+    """Facts about a video from decoding all of it.
 
     Attributes:
         frames: number of frames.
@@ -77,7 +79,7 @@ class VideoFacts:
 
 @dataclass(frozen=True)
 class VideoCheck:
-    """What was found; no facts when the video does not decode to its end."""
+    """Result of a check; no facts if the video does not decode to its end."""
 
     facts: VideoFacts | None
     findings: tuple[Finding, ...]

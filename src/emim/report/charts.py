@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from emim.report.formatting import percent
-from emim.training.run_folder import Point, subsample_points
+from emim.training.run_folder import Point, subsample
 
 _ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
 
@@ -177,7 +177,7 @@ def line_chart(title: str, lines: Sequence[Line], x_name: str, *, shares: bool =
         x_name: "epoch" or "step".
         shares: values are in [0, 1] and shown as per cent, on all of that range.
     """
-    lines = [Line(line.name, subsample_points(line.points, _MOST_POINTS), line.ink) for line in lines if line.points]
+    lines = [Line(line.name, subsample(line.points, _MOST_POINTS), line.ink) for line in lines if line.points]
     if not lines:
         return None
     frame = _LEFT, _TOP, WIDTH - _RIGHT, HEIGHT - _BOTTOM

@@ -1,7 +1,7 @@
-"""How many clips go through each device at once, and which learning rate that makes.
+"""Batch size of each device, gradient accumulation, and the learning rate scaled to the batch.
 
-The recipe fixes the clips of one optimiser step (the global batch); what fits into memory fixes the clips of one
-pass; the passes that a step accumulates follow.
+The recipe sets the clips of one optimiser step (the global batch), memory limits the clips of one pass, and the number
+of passes per step follows.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from emim.errors import ConfigError
 from emim.training.config import OptimConfig, TrainerConfig
+
+__all__ = ["BatchPlan", "plan_batches"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class BatchPlan:
         accumulate: passes per optimiser step.
         world: number of devices.
         repeats: draws of each clip.
-        lr: peak learning rate in force.
-        lr_note: how `lr` came about.
+        lr: peak learning rate of this run.
+        lr_note: derivation of `lr`, for the log.
     """
 
     batch_size: int
@@ -39,7 +41,7 @@ class BatchPlan:
 
     @property
     def division(self) -> tuple[int, int, int]:
-        """How the clips of a step are divided: per device and pass, passes, devices."""
+        """Clips per device and pass, passes, and devices of a step."""
         return self.batch_size, self.accumulate, self.world
 
     def __str__(self) -> str:
@@ -58,7 +60,7 @@ def plan_batches(trainer: TrainerConfig, optim: OptimConfig, *, world: int, fits
         trainer: `global_batch`, `batch_size`, `accumulate` and `repeats` apply.
         optim: `lr` and `lr_batch` apply.
         world: number of devices, over all machines.
-        fits: clips per device that memory has room for, before `repeats`; needed where `batch_size` is null.
+        fits: clips per device that fit into memory, before `repeats`; needed if `batch_size` is null.
 
     Raises:
         ConfigError: the numbers contradict each other.
@@ -70,7 +72,7 @@ def plan_batches(trainer: TrainerConfig, optim: OptimConfig, *, world: int, fits
     total, accumulate = trainer.global_batch, trainer.accumulate
     if total is None:
         if trainer.batch_size is None:
-            raise ConfigError("trainer.batch_size and trainer.global_batch are both null: give one of them")
+            raise ConfigError("trainer.batch_size and trainer.global_batch are both null: set one of them")
         batch_size, accumulate = trainer.batch_size, accumulate or 1
     else:
         batch_size = _per_device(trainer, total, world, fits)
@@ -87,13 +89,13 @@ def _per_device(trainer: TrainerConfig, total: int, world: int, fits: int | None
         if share % trainer.accumulate:
             raise ConfigError(
                 f"trainer.global_batch={total} is no multiple of {world} devices x trainer.accumulate="
-                f"{trainer.accumulate}; leave trainer.accumulate null to have it worked out"
+                f"{trainer.accumulate}; set trainer.accumulate to null to have it computed"
             )
         wanted = share // trainer.accumulate
         if trainer.batch_size not in (None, wanted):
             raise ConfigError(
                 f"trainer.global_batch={total} on {world} devices with trainer.accumulate={trainer.accumulate} means "
-                f"trainer.batch_size={wanted}, got {trainer.batch_size}; leave one of them null"
+                f"trainer.batch_size={wanted}, got {trainer.batch_size}; set one of them to null"
             )
         return wanted
     limit = trainer.batch_size if trainer.batch_size is not None else max(1, fits or 1)

@@ -1,5 +1,7 @@
-"""The state of a run on disk: written whole or not at all, at the end of every epoch, now and then within it, and when
-the machine is taken away."""
+"""Callbacks of the trainer: log lines, the best validation, the limit of unreadable clips, checkpoints of the run.
+
+A checkpoint is written atomically: at the end of every epoch, at intervals within it, and on SIGTERM.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +17,38 @@ import lightning
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 
+from emim.distributed import first_process_logger
 from emim.errors import BrokenClipsError, EmimError, PreemptedError
 from emim.training.loaders import ClipDataModule
 from emim.training.module import ClassificationModule
 from emim.training.run_folder import STATE_FILE, read_state
 
+__all__ = ["LogEpochs", "SaveState", "SkipLimit", "TrackBest"]
 
-class TellValidation(lightning.Callback):
-    """Tell of every validation's top-1, and whether it is at least the best so far.
+_log = first_process_logger(__name__)
 
-    Must stand before the weight averaging callback: the averaged weights are then still in the network.
+
+class TrackBest(lightning.Callback):
+    """Compare the top-1 of every validation with the best one so far.
+
+    It must come before the callback that averages weights: the averaged weights are then still in the network.
 
     Args:
-        tell: called with the module, its metrics, and whether they are the best.
+        on_validated: called with the module, its metrics, and True if they are at least the best.
     """
 
-    def __init__(self, tell: Callable[[ClassificationModule, dict[str, Any], bool], None]) -> None:
-        self.tell = tell
+    def __init__(self, on_validated: Callable[[ClassificationModule, dict[str, Any], bool], None]) -> None:
+        self.on_validated = on_validated
         self.best_top1 = -1.0
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.sanity_checking:
             return
         assert isinstance(pl_module, ClassificationModule)
-        top1 = float(pl_module.val_top1.compute())  # over all processes, so all must ask
+        top1 = float(pl_module.val_top1.compute())  # over all processes, so each of them must call it
         best = top1 >= self.best_top1
         self.best_top1 = max(top1, self.best_top1)
-        self.tell(pl_module, {"val_top1": top1, "epoch": trainer.current_epoch}, best)
+        self.on_validated(pl_module, {"val_top1": top1, "epoch": trainer.current_epoch}, best)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_top1": self.best_top1}
@@ -51,12 +58,12 @@ class TellValidation(lightning.Callback):
 
 
 class SkipLimit(lightning.Callback):
-    """Hold the unreadable clips that all processes have found together to the limit, after each epoch.
+    """Stop the run after an epoch in which all processes together have found too many unreadable clips.
 
-    Within an epoch each loader holds those of its own process to it.
+    Within an epoch each loader applies the limit to the clips of its own process.
 
     Args:
-        loaders: knows what this process has skipped, and the limit.
+        loaders: loaders of this process, with the clips skipped so far and the limit.
     """
 
     def __init__(self, loaders: ClipDataModule) -> None:
@@ -73,11 +80,10 @@ class SkipLimit(lightning.Callback):
             raise BrokenClipsError(tuple(together[index] for index in sorted(together)), self.loaders.max_skipped)
 
 
-class EpochLines(lightning.Callback):
-    """One line per epoch, for terminals without a progress bar and for logs."""
+class LogEpochs(lightning.Callback):
+    """Log one line per epoch: loss, validation top-1 and time."""
 
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self.write = write
+    def __init__(self) -> None:
         self._started = time.monotonic()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -93,7 +99,7 @@ class EpochLines(lightning.Callback):
         if "val_top1" in metrics:
             parts.append(f"val top-1 {metrics['val_top1']:.1%}")
         parts.append(f"{time.monotonic() - self._started:.0f} s")
-        self.write("  ".join(parts))
+        _log.info("  ".join(parts))
 
 
 class SaveState(Checkpoint):

@@ -1,4 +1,4 @@
-"""When the loss is no number any more: which layer, which clips, and a dump to look into."""
+"""Diagnose a NaN or infinite loss: the first bad layer, the clips of the batch, and a dump of batch and weights."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from emim.errors import EmimError
 from emim.utils import atomic_write, write_json
 
+__all__ = ["DivergedError", "Divergence", "diverged", "dump", "first_bad_layer"]
+
 
 class DivergedError(EmimError):
     """The loss became NaN or infinite."""
@@ -21,15 +23,15 @@ class DivergedError(EmimError):
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where a training step went wrong.
+    """A training step with a NaN or infinite loss.
 
     Attributes:
         loss: NaN or an infinity.
         step: optimiser steps done before.
         epoch: from 0.
-        layer: the first part of the network with a result that is not finite, or what else is wrong.
+        layer: first layer with a NaN or infinite result, or another cause, in words.
         clips: the clips of the batch.
-        process: which of several processes had them.
+        process: rank of the process that had the batch.
     """
 
     loss: float
@@ -40,7 +42,7 @@ class Divergence:
     process: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return plain values for JSON."""
         return {
             "loss": str(self.loss),
             "step": self.step,
@@ -52,7 +54,7 @@ class Divergence:
 
 
 def first_bad_layer(model: nn.Module, clip_BCTHW: Tensor, target_BK: Tensor) -> str:
-    """The first part of the network whose parameters, inputs or result are not finite, in words.
+    """Describe the first NaN or infinite values: in the inputs, the parameters, or the result of a layer.
 
     Runs the network once more on the same batch, in its present mode and precision.
     """
@@ -62,7 +64,7 @@ def first_bad_layer(model: nn.Module, clip_BCTHW: Tensor, target_BK: Tensor) -> 
         return "the targets"
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
-            return f"{name} (a parameter, so an earlier step went wrong)"
+            return f"{name} (a parameter, so an earlier step diverged)"
     found: list[str] = []
     handles = [
         module.register_forward_hook(lambda _, __, out, name=name: _note(found, name, out))
@@ -78,13 +80,13 @@ def first_bad_layer(model: nn.Module, clip_BCTHW: Tensor, target_BK: Tensor) -> 
 
 
 def dump(folder: Path, divergence: Divergence, clip_BCTHW: Tensor, target_BK: Tensor, model: nn.Module | None) -> Path:
-    """Write the batch, the weights and a description into `folder`.
+    """Write the batch, the weights and a description into a new folder within `folder`.
 
     Returns:
-        The folder of this dump: `batch.safetensors` (clip, target), `weights.safetensors` (if there is a model),
+        That folder: `batch.safetensors` (clip, target), `weights.safetensors` (if there is a model),
         `divergence.json`.
     """
-    # Several processes may come to it in the same step, each with clips of its own.
+    # Several processes may diverge in the same step, each on clips of its own.
     own = f"-process-{divergence.process}" if divergence.process else ""
     where = folder / f"diverged-step-{divergence.step}{own}"
     batch = {"clip": clip_BCTHW.detach().cpu().contiguous(), "target": target_BK.detach().cpu().contiguous()}
@@ -99,7 +101,7 @@ def dump(folder: Path, divergence: Divergence, clip_BCTHW: Tensor, target_BK: Te
 
 
 def diverged(divergence: Divergence, where: Path) -> DivergedError:
-    """The error that stops the run."""
+    """Return the error that stops the run."""
     return DivergedError(
         f"the loss is {divergence.loss} at step {divergence.step} (epoch {divergence.epoch}); first bad layer: "
         f"{divergence.layer}; clips: {_listed(divergence.clips)}. Batch and weights are in {where}. "

@@ -1,4 +1,4 @@
-"""One run in this process: the trainer, what it works on, and what it leaves in the run's folder."""
+"""Part of this process in a training run: it sets up the trainer, trains, and writes the run's files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,32 +18,34 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from torch import Tensor
 
 from emim.data.augment.mix import Mixer
-from emim.data.folder import fingerprint
 from emim.data.manifest import ClipList
-from emim.distributed import Processes, ProcessGroup, broadcast, is_first
+from emim.distributed import Processes, ProcessGroup, broadcast, first_process_logger, is_first
 from emim.errors import CheckpointError, ConfigError, EmimError
 from emim.models import UniFormer
 from emim.models.trained_model import ModelCard, save_model
 from emim.precision import resolve_precision
 from emim.training.batch_plan import BatchPlan, plan_batches
-from emim.training.callbacks import EpochLines, SaveState, SkipLimit, TellValidation
+from emim.training.callbacks import LogEpochs, SaveState, SkipLimit, TrackBest
 from emim.training.config import ModelConfig, RunConfig
 from emim.training.loaders import ClipDataModule
-from emim.training.memory import checkpoint_blocks, clips_that_fit, free_bytes
+from emim.training.memory import checkpoint_activations, clips_that_fit, free_bytes
 from emim.training.module import ClassificationModule, ShardedModule
 from emim.training.recipe import to_dict
-from emim.training.run_folder import MODEL_FILE, SUMMARY_FILE, SavedState, csv_log
-from emim.utils import write_json
+from emim.training.run_folder import MODEL_FILE, SUMMARY_FILE, SavedState, csv_log, write_summary
+
+__all__ = ["Fit", "RunResult", "model_arguments"]
+
+_log = first_process_logger(__name__)
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run lies and how it ended.
+    """Result of a training run.
 
     Attributes:
         folder: the run's folder.
-        model: the trained network, with all that prediction needs.
-        metrics: validation top-1 and its epoch, if validated.
+        model: file of the trained network, with all that prediction needs.
+        metrics: validation top-1 and its epoch, if the run validates.
         seconds: time spent training.
     """
 
@@ -54,7 +56,7 @@ class RunResult:
 
 
 def model_arguments(config: ModelConfig) -> dict[str, Any]:
-    """Arguments of `create_model` besides name and classes."""
+    """Return the arguments of `create_model` besides name and classes."""
     return {key: getattr(config, key) for key in ("stem_stride", "window", "drop_path", "dropout")}
 
 
@@ -67,11 +69,11 @@ class Fit:
         train_clips: training clips.
         val_clips: validation clips, if any.
         processes: the processes of the run.
-        say: receives lines of progress.
-        progress_bar: show one, if standard error is a terminal.
+        data: fingerprint of the training clips, see `emim.data.folder.fingerprint`.
+        progress_bar: show a progress bar, if standard error is a terminal.
 
     Raises:
-        ConfigError: the batch cannot be divided as the configuration says, or options exclude each other.
+        ConfigError: the batch cannot be divided as the configuration asks, or options exclude each other.
     """
 
     def __init__(
@@ -81,36 +83,36 @@ class Fit:
         train_clips: ClipList,
         val_clips: ClipList | None,
         processes: Processes,
-        say: Callable[[str], None],
+        data: Mapping[str, Any],
         progress_bar: bool,
     ) -> None:
         if config.trainer.strategy == "fsdp" and config.trainer.ema > 0:
             raise ConfigError(f"trainer.ema={config.trainer.ema} does not work with trainer.strategy=fsdp; set it to 0")
-        if config.trainer.strategy == "fsdp" and config.optim.matching > 0:
+        if config.trainer.strategy == "fsdp" and config.optim.photometric > 0:
             raise ConfigError(
-                f"optim.matching={config.optim.matching} does not work with trainer.strategy=fsdp; set it to 0"
+                f"optim.photometric={config.optim.photometric} does not work with trainer.strategy=fsdp; set it to 0"
             )
         self.config = config
         self.model = model
         self.train_clips = train_clips
         self.val_clips = val_clips
         self.processes = processes
-        self.say = say
+        self.data = data
         self.show_bar = progress_bar and sys.stderr.isatty() and is_first()
         self.metrics: dict[str, Any] = {}
         self.precision = resolve_precision(config.trainer.precision, processes.device.type)
-        checkpoint_blocks(model, config.trainer.checkpoint_blocks)
+        checkpoint_activations(model, config.trainer.activation_checkpointing)
         self.plan = self._plan()
-        say(f"{self.plan}; {self.precision} on {processes}")
+        _log.info(f"{self.plan}; {self.precision} on {processes}")
         if config.trainer.epochs <= config.optim.warmup_epochs:
-            say(
+            _log.info(
                 f"note: the warm-up (optim.warmup_epochs={config.optim.warmup_epochs:g}) takes all of the "
-                f"{config.trainer.epochs} epochs, so that learning rate is never reached"
+                f"{config.trainer.epochs} epochs, so the learning rate never reaches its peak"
             )
-        self.loaders = ClipDataModule(config, train_clips, val_clips, self.plan, processes.devices, say)
+        self.loaders = ClipDataModule(config, train_clips, val_clips, self.plan, processes.devices)
 
     def run(self, folder: Path, saved: SavedState | None = None) -> RunResult:
-        """Train in `folder`, from the saved state of an earlier part of the run if there is one.
+        """Train in `folder`, from the checkpoint of an earlier part of the run if there is one.
 
         Raises: see `emim.training.run.train`.
         """
@@ -123,13 +125,13 @@ class Fit:
         try:
             state = None if saved is None else saved.path
             trainer.fit(module, datamodule=self.loaders, ckpt_path=state, weights_only=True)
-        except SystemExit as stop:  # how the trainer ends after Ctrl-C
+        except SystemExit as stop:  # raised by the trainer after Ctrl-C
             raise KeyboardInterrupt from stop
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, EmimError) or saved is None or module.has_started:
                 raise
             reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{saved.path}: the run cannot go on from this state ({reason})") from error
+            raise CheckpointError(f"{saved.path}: the run cannot continue from this state ({reason})") from error
         if self.val_clips is None or self.config.trainer.keep == "last" or not (folder / MODEL_FILE).is_file():
             self._save(folder, module.weights(), self.metrics)
         found = ProcessGroup(trainer.global_rank, trainer.world_size).gather(
@@ -139,18 +141,18 @@ class Fit:
             skipped = {str(error) for part, _ in found for error in part}
             missing = {text for _, part in found for text in part}
             summary = self._summary(trainer.current_epoch, trainer.global_step, module.seconds())
-            write_json(folder / SUMMARY_FILE, {**summary, "skipped": sorted(skipped), "missing": sorted(missing)})
+            write_summary(folder, {**summary, "skipped": sorted(skipped), "missing": sorted(missing)})
         return RunResult(folder, folder / MODEL_FILE, self.metrics, module.seconds())
 
     def _finish(self, folder: Path, saved: SavedState) -> RunResult:
-        """Write the outputs of a run that was killed after its last state had been saved."""
-        self.say(f"{folder}: all {saved.epoch} epochs are done; trainer.epochs=<more> goes on")
+        """Write the outputs of a run that was killed after its last checkpoint."""
+        _log.info(f"{folder}: all {saved.epoch} epochs are done; continue with trainer.epochs=<more>")
         self.metrics.update(saved.metrics)
         if is_first():
             if not (folder / MODEL_FILE).is_file() or self.config.trainer.keep == "last" or self.val_clips is None:
                 self._save(folder, saved.weights, self.metrics)
             if not (folder / SUMMARY_FILE).is_file():
-                write_json(folder / SUMMARY_FILE, self._summary(saved.epoch, saved.step, saved.seconds))
+                write_summary(folder, self._summary(saved.epoch, saved.step, saved.seconds))
         return RunResult(folder, folder / MODEL_FILE, self.metrics, saved.seconds)
 
     def _validated(self, folder: Path, trained: ClassificationModule, reached: dict[str, Any], best: bool) -> None:
@@ -191,9 +193,9 @@ class Fit:
 
     def _callbacks(self, folder: Path) -> list[lightning.Callback]:
         options = self.config.trainer
-        callbacks: list[lightning.Callback] = [EpochLines(self.say)]
+        callbacks: list[lightning.Callback] = [LogEpochs()]
         if self.val_clips is not None:
-            callbacks.append(TellValidation(lambda *told: self._validated(folder, *told)))
+            callbacks.append(TrackBest(lambda *validated: self._validated(folder, *validated)))
         if options.ema > 0:
             callbacks.append(EMAWeightAveraging(decay=options.ema))
         if self.show_bar:
@@ -241,23 +243,23 @@ class Fit:
             mixer,
             train_clips=self.train_clips,
             folder=folder,
-            say=self.say,
             seed=options.seed,
             max_seconds=None if options.max_minutes is None else 60 * options.max_minutes,
         )
 
     def _save(self, folder: Path, weights: Mapping[str, Tensor], reached: Mapping[str, Any]) -> None:
+        if not is_first():
+            return
         card = ModelCard(
             model=self.config.model.name,
             arguments=model_arguments(self.config.model),
             classes=self.train_clips.classes,
             preprocessing=self.config.preprocessing.to_dict(),
             config=to_dict(self.config),
-            data=fingerprint(self.train_clips),
+            data={key: self.data[key] for key in ("sha256", "num_clips", "counts")},
             metrics=dict(reached),
         )
-        if is_first():
-            save_model(folder / MODEL_FILE, weights, card)
+        save_model(folder / MODEL_FILE, weights, card)
 
     def _summary(self, epochs: int, steps: int, seconds: float) -> dict[str, Any]:
         return {
@@ -272,15 +274,15 @@ class Fit:
             "train_clips": len(self.train_clips),
             "val_clips": 0 if self.val_clips is None else len(self.val_clips),
             "classes": len(self.train_clips.classes),
-            "data": fingerprint(self.train_clips)["sha256"],
+            "data": self.data["sha256"],
             **self.metrics,
         }
 
 
 def _quieten_lightning() -> None:
-    """Leave out banners, tips and advice about loader workers; errors still come through."""
+    """Silence banners, tips and advice about loader workers, but not errors."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
-    # Convolutions in channels-last order have gradients of another layout than the reducer's; it copes.
+    # Gradients of channels-last convolutions differ in layout from the reducer's buckets, which is harmless.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")

@@ -1,26 +1,29 @@
-"""Loaders of training and validation clips, for Lightning."""
+"""Data loaders of training and validation clips, for Lightning."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import logging
 from typing import Any
 
 import lightning
 from torch.utils.data import DataLoader, Subset
 
-from emim.data.batches import EpochBatches
 from emim.data.dataset import TestClips, TrainClips, init_worker
-from emim.data.loader import ClipLoader, ErrorsAsItems, default_workers
+from emim.data.loader import ClipLoader, EpochBatches, ErrorsAsItems, default_workers
 from emim.data.manifest import ClipList
 from emim.data.preprocessing import Preprocessing
 from emim.errors import ConfigError, EmimError
 from emim.training.batch_plan import BatchPlan
 from emim.training.config import RunConfig
 
+__all__ = ["ClipDataModule", "val_preprocessing"]
+
+_log = logging.getLogger(__name__)
+
 
 class ClipDataModule(lightning.LightningDataModule):
-    """Training and validation loaders of a run, for the process that asks.
+    """Training and validation loaders of one process of a run.
 
     Args:
         config: the run's configuration.
@@ -28,10 +31,9 @@ class ClipDataModule(lightning.LightningDataModule):
         val: validation clips; None means no validation.
         plan: the batch.
         devices: processes that share this machine's cores.
-        say: receives a line for every clip that is skipped.
 
     Attributes:
-        position: epoch, and batches of it, that have been trained on; saved with the state of the run.
+        position: epochs done, and batches done of the next one; saved in the checkpoint of the run.
         skipped: unreadable training clips found so far.
     """
 
@@ -42,13 +44,11 @@ class ClipDataModule(lightning.LightningDataModule):
         val: ClipList | None,
         plan: BatchPlan,
         devices: int,
-        say: Callable[[str], None],
     ) -> None:
         super().__init__()
         self.config = config
         self.train = train
         self.val = val
-        self.say = say
         self.plan = plan
         self.devices = devices
         self.position = 0, 0
@@ -56,13 +56,13 @@ class ClipDataModule(lightning.LightningDataModule):
 
     @property
     def workers(self) -> int:
-        """Loader processes of this process."""
+        """Number of loader workers of this process."""
         given = self.config.data.workers
         return default_workers(self.devices) if given is None else given
 
     @property
     def max_skipped(self) -> int:
-        """How many training clips may be unreadable."""
+        """Number of training clips that may be unreadable."""
         return int(self.config.data.max_skip_share * len(self.train))
 
     def state_dict(self) -> dict[str, Any]:
@@ -74,8 +74,8 @@ class ClipDataModule(lightning.LightningDataModule):
         if self.position[1] and before != now:
             names = "{} clips a pass, {} passes a step, {} devices"
             raise ConfigError(
-                f"the run was interrupted within an epoch with {names.format(*before)}; it cannot go on there with "
-                f"{names.format(*now)}. Between epochs it can"
+                f"the run was interrupted within an epoch with {names.format(*before)}; it cannot continue there with "
+                f"{names.format(*now)}, only between epochs"
             )
 
     def train_dataloader(self) -> ClipLoader:
@@ -102,7 +102,7 @@ class ClipDataModule(lightning.LightningDataModule):
         loader = ClipLoader(
             clips,
             max_skipped=self.max_skipped,
-            on_skip=self._say_skipped,
+            on_skip=_log_skipped,
             batch_sampler=batches,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
@@ -117,7 +117,7 @@ class ClipDataModule(lightning.LightningDataModule):
         assert self.trainer is not None
         clips: Any = ErrorsAsItems(TestClips(self.val, val_preprocessing(self.config)))
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        if len(self.val) >= world:  # each clip in one process; else all clips in all, which gives the same shares
+        if len(self.val) >= world:  # one process for each clip; fewer clips are run by all, with the same accuracy
             clips = Subset(clips, range(rank, len(self.val), world))
         return DataLoader(
             clips,
@@ -127,11 +127,13 @@ class ClipDataModule(lightning.LightningDataModule):
             collate_fn=list,
         )
 
-    def _say_skipped(self, index: int, error: EmimError) -> None:
-        self.say(f"skipped in training: {error}")
+
+def _log_skipped(index: int, error: EmimError) -> None:
+    del index
+    _log.warning(f"skipped in training: {error}")
 
 
 def val_preprocessing(config: RunConfig) -> Preprocessing:
-    """The views of validation clips."""
+    """Return the preprocessing of validation clips."""
     data, pre = config.data, config.preprocessing
     return dataclasses.replace(pre, clips=data.val_clips or pre.clips, crops=data.val_crops or pre.crops)

@@ -1,6 +1,6 @@
-"""How many clips fit into memory, worked out before training from a pass without data.
+"""Memory of training: the number of clips that fit, estimated from a pass without data, and activation checkpointing.
 
-Shape suffixes: B batch, C channels, T frames, H height, W width.
+Shape suffixes: B clips of a batch, C channels, T frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -21,26 +21,28 @@ from torch.utils.checkpoint import checkpoint
 from emim.errors import ConfigError
 from emim.models import UniFormer
 
-# Share of the free memory that is planned with: the rest is for the allocator's gaps and kernels' workspaces.
+__all__ = ["checkpoint_activations", "clips_that_fit", "free_bytes", "least_room", "saved_bytes"]
+
+# Share of the free memory to plan with; the rest is for fragmentation and workspaces of kernels.
 _USABLE = 0.8
-# Peak over what is kept for the backward pass: gradients of activations and temporaries of the largest block.
+# Ratio of the peak to the activations saved: gradients of activations and temporaries of the largest block.
 _PEAK_OVER_SAVED = 1.3
-# Weights, gradients and Adam's two moments in float32, and a copy of the weights for a moving average.
+# Weights, gradients and Adam's two moments in float32, and a copy of the weights for the moving average.
 _BYTES_PER_PARAMETER = 20
 
 
 def clips_that_fit(
     model: nn.Module, clip_shape: tuple[int, int, int, int], *, room: int, mixed: bool, repeats: int = 1
 ) -> int:
-    """Clips of one pass that training has memory for, at least 1.
+    """Estimate how many clips fit into one training pass, at least 1.
 
-    An estimate, on the careful side: what autograd keeps for one clip is counted on a network without storage.
+    The estimate is conservative. The bytes that autograd saves for one clip are counted with fake tensors.
 
     Args:
-        model: the network, on any device; left as it is.
+        model: the network, on any device; not changed.
         clip_shape: C, T, H, W.
         room: free bytes, see `free_bytes`.
-        mixed: whether activations are kept in 16 bits where autocast does so.
+        mixed: True if training is in mixed precision, where autocast saves some activations in 16 bits.
         repeats: draws of each clip in one pass.
     """
     state, per_clip = _planned(model, clip_shape, mixed, repeats)
@@ -48,25 +50,25 @@ def clips_that_fit(
 
 
 def least_room(model: nn.Module, clip_shape: tuple[int, int, int, int], *, mixed: bool, repeats: int = 1) -> float:
-    """Free bytes that a pass of one clip is planned with; arguments as for `clips_that_fit`."""
+    """Estimate the free bytes that a training pass of one clip needs; arguments as for `clips_that_fit`."""
     return sum(_planned(model, clip_shape, mixed, repeats)) / _USABLE
 
 
 def _planned(model: nn.Module, clip_shape: tuple[int, int, int, int], mixed: bool, repeats: int) -> tuple[float, float]:
-    """Bytes that do not depend on the number of clips, and those of each clip."""
+    """Return the bytes that do not depend on the number of clips, and those of each clip."""
     state = _BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in model.parameters())
     return state, saved_bytes(model, clip_shape, mixed=mixed) * _PEAK_OVER_SAVED * repeats
 
 
 def saved_bytes(model: nn.Module, clip_shape: tuple[int, int, int, int], *, mixed: bool) -> int:
-    """Bytes that autograd keeps of one training clip between the forward and the backward pass.
+    """Count the bytes that autograd saves for one training clip between the forward and the backward pass.
 
-    Counted in a pass over tensors that have shapes and no memory, so it takes seconds whatever the size.
+    The pass uses fake tensors, so it takes seconds whatever the size.
     """
     fake = FakeTensorMode()
     own = (*model.named_parameters(), *model.named_buffers())
     values: dict[str, Tensor] = {name: fake.from_tensor(value) for name, value in own}
-    held: dict[int, Tensor] = {}  # by storage; the tensors stay alive, so that no address is used twice
+    held: dict[int, Tensor] = {}  # by storage; the tensors are kept alive, so no address is used twice
 
     def keep(tensor: Tensor) -> Tensor:
         held.setdefault(tensor.untyped_storage()._cdata, tensor)
@@ -84,7 +86,7 @@ def saved_bytes(model: nn.Module, clip_shape: tuple[int, int, int, int], *, mixe
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of a GPU, or what the system can still give to this process."""
+    """Return the free memory of a GPU, or the memory that the system can still give to this process."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     meminfo = Path("/proc/meminfo")
@@ -95,10 +97,10 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def checkpoint_blocks(model: UniFormer, counts: Sequence[int]) -> None:
-    """Checkpoint the first `counts[i]` blocks of stage i (recipes: "checkpointed blocks per stage").
+def checkpoint_activations(model: UniFormer, counts: Sequence[int]) -> None:
+    """Recompute the activations of the first `counts[i]` blocks of stage i in the backward pass instead of saving them.
 
-    Values, gradients and running statistics stay those of the plain network. Only training passes are affected.
+    Outputs, gradients and running statistics do not change. Only training passes are affected.
 
     Raises:
         ConfigError: a stage has fewer blocks.
@@ -107,14 +109,14 @@ def checkpoint_blocks(model: UniFormer, counts: Sequence[int]) -> None:
     for number, (stage, count) in enumerate(zip(stages, counts, strict=True), start=1):
         if not 0 <= count <= len(stage):
             raise ConfigError(
-                f"trainer.checkpoint_blocks: stage {number} has {len(stage)} blocks, cannot checkpoint {count}"
+                f"trainer.activation_checkpointing: stage {number} has {len(stage)} blocks, cannot checkpoint {count}"
             )
         for block in stage[:count]:
             block.forward = _Checkpointed(block)
 
 
 class _Checkpointed:
-    """Stands in for the `forward` of one block."""
+    """Replacement for the `forward` of a block, with activation checkpointing."""
 
     def __init__(self, block: nn.Module) -> None:
         self.block = block
@@ -132,7 +134,7 @@ class _Checkpointed:
 
 @contextmanager
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Batch norms that leave their running statistics alone: the second pass must not count a batch twice."""
+    """Keep batch norms from updating their running statistics: the recomputation must not count a batch twice."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

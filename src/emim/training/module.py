@@ -1,13 +1,14 @@
-"""What happens in a training and a validation step; Lightning runs the loop.
+"""Training and validation steps; Lightning runs the loop.
 
-Shape suffixes: B batch, C channels, T frames, H height, W width, V views of one video, K classes.
+Shape suffixes: B clips of a batch, C channels, T frames, H height, W width, K classes.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,25 +30,28 @@ from emim.models import UniFormer
 from emim.training.config import OptimConfig
 from emim.training.divergence import Divergence, diverged, dump, first_bad_layer
 from emim.training.optimisation import learning_rate, parameter_groups
-from emim.training.photometric import MatchingLoss
+from emim.training.photometric import PhotometricLoss
+
+__all__ = ["ClassificationModule", "ShardedModule"]
+
+_log = logging.getLogger(__name__)
 
 
 class ClassificationModule(lightning.LightningModule):
     """Soft-target cross-entropy training of a clip classifier.
 
-    Every draw of a step is seeded by (seed, epoch, micro-batch), a micro-batch being one batch of one process
-    numbered over all of them. So a step does not depend on the number of processes that share it, nor on what
-    ran before it, and a resumed run goes on exactly.
+    The random numbers of a step are seeded by (seed, epoch, micro-batch), where a micro-batch is one batch of one
+    process, numbered over all processes. A step therefore depends neither on the number of processes nor on earlier
+    steps, and a resumed run continues exactly.
 
     Args:
         model: the network.
-        optim: optimiser and schedule; `lr` is the rate in force.
+        optim: optimiser and schedule; `lr` is the peak learning rate of this run.
         mixer: mixing within a batch and label smoothing.
-        train_clips: the training clips, to name those of a bad batch.
-        folder: the run's folder, for dumps of a bad batch.
-        say: receives lines for the user.
-        seed: seed of the draws.
-        max_seconds: time limit that the schedule ends with, if any.
+        train_clips: the training clips, to name those of a batch with a NaN or infinite loss.
+        folder: the run's folder, for the dump of such a batch.
+        seed: seed of the random numbers.
+        max_seconds: time limit at which the schedule ends, if any.
     """
 
     def __init__(
@@ -58,7 +62,6 @@ class ClassificationModule(lightning.LightningModule):
         *,
         train_clips: ClipList,
         folder: Path,
-        say: Callable[[str], None],
         seed: int,
         max_seconds: float | None,
     ) -> None:
@@ -68,11 +71,10 @@ class ClassificationModule(lightning.LightningModule):
         self.mixer = mixer
         self.train_clips = train_clips
         self.folder = folder
-        self.say = say
         self.seed = seed
         self.max_seconds = max_seconds
         self.seconds_before = 0.0
-        self.matching = MatchingLoss(model) if optim.matching else None
+        self.photometric = PhotometricLoss(model) if optim.photometric else None
         self.missing: dict[str, EmimError] = {}
         self.has_started = False
         self._started = time.monotonic()
@@ -88,7 +90,7 @@ class ClassificationModule(lightning.LightningModule):
         )
 
     def weights(self) -> dict[str, Tensor]:
-        """The network's weights; where processes share them, all must call this and the first one gets all."""
+        """Return the network's weights. If they are sharded, all processes must call this; the first one gets all."""
         return dict(self.model.state_dict())
 
     def on_train_start(self) -> None:
@@ -96,11 +98,11 @@ class ClassificationModule(lightning.LightningModule):
         self._started = time.monotonic()
 
     def seconds(self) -> float:
-        """Time spent training, over all resumptions."""
+        """Return the seconds spent training, over all parts of the run."""
         return self.seconds_before + time.monotonic() - self._started
 
     def progress(self) -> float:
-        """Share of the training done, by steps or by time, whichever is further."""
+        """Return the share of the training that is done, by steps or by time, whichever is larger."""
         by_steps = self.global_step / max(1, int(self.trainer.estimated_stepping_batches))
         by_time = 0.0 if self.max_seconds is None else self.seconds() / self.max_seconds
         return min(1.0, max(by_steps, by_time))
@@ -138,10 +140,11 @@ class ClassificationModule(lightning.LightningModule):
 
     def _loss(self, clip_BCTHW: Tensor, target_BK: Tensor) -> Tensor:
         loss = F.cross_entropy(self.model(clip_BCTHW).float(), target_BK)
-        if self.matching is not None:
-            apart = self.matching(clip_BCTHW)
-            self.log("train_matching", apart, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(clip_BCTHW))
-            loss = loss + self.optim.matching * apart
+        if self.photometric is not None:
+            added = self.photometric(clip_BCTHW)
+            size = len(clip_BCTHW)
+            self.log("train_photometric", added, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+            loss = loss + self.optim.photometric * added
         return loss
 
     def _stop(self, loss: Tensor, index_B: Tensor, clip_BCTHW: Tensor, target_BK: Tensor) -> None:
@@ -157,11 +160,11 @@ class ClassificationModule(lightning.LightningModule):
         raise diverged(divergence, dump(self.folder, divergence, clip_BCTHW, target_BK, self.whole_model()))
 
     def bad_layer(self, clip_BCTHW: Tensor, target_BK: Tensor) -> str:
-        """Where a batch with a bad loss went wrong, in words."""
+        """Describe where the values of a batch became NaN or infinite."""
         return first_bad_layer(self.model, clip_BCTHW, target_BK)
 
     def whole_model(self) -> UniFormer | None:
-        """The network, where this process holds all of it."""
+        """Return the network if this process holds all of it."""
         return self.model
 
     def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:
@@ -180,7 +183,7 @@ class ClassificationModule(lightning.LightningModule):
     def _note_missing(self, error: EmimError) -> None:
         if str(error) not in self.missing:
             self.missing[str(error)] = error
-            self.say(f"missing in validation, in no figure: {error}")
+            _log.warning(f"left out of the validation: {error}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["emim_seconds"] = self.seconds()
@@ -190,10 +193,10 @@ class ClassificationModule(lightning.LightningModule):
 
 
 class ShardedModule(ClassificationModule):
-    """The same, with every parameter shared out among the processes (fully sharded data parallel)."""
+    """A module whose parameters are sharded among the processes (fully sharded data parallel)."""
 
     def configure_model(self) -> None:
-        # Nothing here writes into a block's result, which is what the warning is about.
+        # The warning is about writing into a block's result, which nothing here does.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
         for stage in (self.model.blocks1, self.model.blocks2, self.model.blocks3, self.model.blocks4):
@@ -202,7 +205,7 @@ class ShardedModule(ClassificationModule):
         fully_shard(self.model, mesh=mesh)
 
     def bad_layer(self, clip_BCTHW: Tensor, target_BK: Tensor) -> str:
-        return "not looked for, since no process holds the whole network (trainer.strategy=ddp finds it)"
+        return "unknown, since no process holds the whole network (trainer.strategy=ddp finds it)"
 
     def whole_model(self) -> None:
         return None

@@ -1,4 +1,4 @@
-"""Which parameters decay, and the share of the learning rate that each one gets."""
+"""Learning rate schedule, and parameter groups with their weight decay and share of the learning rate."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from torch import nn
 from emim.errors import ConfigError
 from emim.models import UniFormer
 
+__all__ = ["learning_rate", "parameter_groups"]
+
 
 def learning_rate(progress: float, *, peak: float, floor: float, warmup: float) -> float:
-    """Linear warm-up from `floor` to `peak`, then cosine back to `floor`.
+    """Return the learning rate: linear warm-up from `floor` to `peak`, then cosine decay to `floor`.
 
     Args:
         progress: share of the training done, in [0, 1].
         peak: highest learning rate.
         floor: learning rate at the start and at the end.
-        warmup: share of the training that warms up, in [0, 1].
+        warmup: share of the training that is warm-up, in [0, 1].
     """
     progress = min(max(progress, 0.0), 1.0)
     if progress < warmup:
@@ -28,14 +30,14 @@ def learning_rate(progress: float, *, peak: float, floor: float, warmup: float) 
 
 
 def parameter_groups(model: UniFormer, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-    """Groups for an optimiser: with and without weight decay, for every share of the learning rate.
+    """Return parameter groups for an optimiser, by weight decay and share of the learning rate.
 
     Biases, 1-D parameters and norm layers do not decay. EMIM's bias table `rpb` is 3-D and decays, as in the
     published code.
 
     Args:
         model: the network.
-        weight_decay: of the parameters that decay.
+        weight_decay: weight decay of the other parameters.
         layer_decay: factor of the learning rate from each block to the one before it. The head has the full rate,
             the last block `layer_decay` of it, and so on; the embeddings go with the block that follows them, but
             the stem is one below the first block.
@@ -62,7 +64,7 @@ def parameter_groups(model: UniFormer, weight_decay: float, layer_decay: float =
 
 
 def _depths(model: nn.Module) -> dict[str, int]:
-    """Depth of every part of the network: 0 for the stem, then one more for each block, then the head."""
+    """Return the depth of every part of the network: 0 for the stem, one more for each block, then the head."""
     depths = {"patch_embed1": 0}
     depth = 0
     for stage in range(1, 5):

@@ -1,19 +1,15 @@
-"""A training run from a configuration to a folder with a model in it."""
+"""Train a network from a configuration, or resume an interrupted run, in a run folder."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning
-import yaml
 
-from emim.data.folder import fingerprint, training_and_validation_clips
-from emim.data.manifest import ClipList
-from emim.distributed import Processes, broadcast, is_first, plan_processes
-from emim.environment import describe_machine
+from emim.distributed import Processes, broadcast, first_process_logger, is_first, plan_processes
 from emim.errors import ConfigError
 from emim.models import UniFormer, create_model
 from emim.models.checkpoint import load_weights
@@ -22,28 +18,36 @@ from emim.models.trained_model import card_of, has_card, resolve_checkpoint
 from emim.nn.layers import init_linear
 from emim.training.config import ModelConfig, RunConfig
 from emim.training.fit import Fit, RunResult, model_arguments
-from emim.training.recipe import load_recipe, to_dict
+from emim.training.recipe import load_recipe
 from emim.training.run_folder import (
     CONFIG_FILE,
     DATA_FILE,
     MODEL_FILE,
     STATE_FILE,
-    VERSIONS_FILE,
+    check_run_folder,
     data_record,
+    find_clips,
+    make_run_folder,
     read_state,
+    write_config,
+    write_record,
 )
-from emim.utils import atomic_write, write_json
+from emim.utils import is_file
+
+__all__ = ["RunResult", "resume", "train"]
+
+_log = first_process_logger(__name__)
 
 
-def train(config: RunConfig, *, say: Callable[[str], None] = print, progress_bar: bool = True) -> RunResult:
+def train(config: RunConfig, *, progress_bar: bool = True) -> RunResult:
     """Train from the beginning in a new folder.
 
-    Under torchrun or Slurm every process calls this; the first one writes and talks.
+    Progress is logged to "emim.training". Under torchrun or Slurm every process calls this function; the first one
+    writes files and logs.
 
     Args:
         config: the run; `data.path` must be set.
-        say: receives lines of progress.
-        progress_bar: show one, if standard error is a terminal.
+        progress_bar: show a progress bar, if standard error is a terminal.
 
     Raises:
         ConfigError: the configuration cannot be carried out.
@@ -53,106 +57,86 @@ def train(config: RunConfig, *, say: Callable[[str], None] = print, progress_bar
         DivergedError: the loss became NaN or infinite.
         PreemptedError: the process was asked to end (SIGTERM); the state is saved.
     """
-    say = say if is_first() else _silent
-    train_clips, val_clips = _find_clips(config)
-    say(train_clips.note or f"{len(train_clips)} training clips from {train_clips.source}")
+    train_clips, val_clips = find_clips(config)
+    _log.info(train_clips.note or f"{len(train_clips)} training clips from {train_clips.source}")
     if val_clips is not None:
-        say(f"validation: {val_clips.note or f'{len(val_clips)} clips from {val_clips.source}'}")
+        _log.info(f"validation: {val_clips.note or f'{len(val_clips)} clips from {val_clips.source}'}")
     lightning.seed_everything(config.trainer.seed, verbose=False)
-    model = _build_model(config.model, train_clips.classes, say)
-    fit = Fit(config, model, train_clips, val_clips, _processes(config), say, progress_bar)
-    folder = _agree_on_folder(_new_folder(config) if is_first() else None)
+    model = _build_model(config.model, train_clips.classes)
+    record = data_record(train_clips, val_clips) if is_first() else {"train": {}}  # it takes seconds for large lists
+    fit = Fit(config, model, train_clips, val_clips, _processes(config), record["train"], progress_bar)
+    new = make_run_folder(config) if is_first() else None
+    folder = Path(broadcast("EMIM_RUN_FOLDER", None if new is None else str(new)))
     if is_first():
-        write_json(folder / DATA_FILE, data_record(train_clips, val_clips))
-        write_json(folder / VERSIONS_FILE, describe_machine().to_dict())
+        write_record(folder, record)
     return fit.run(folder)
 
 
-def resume(
-    folder: Path, overrides: list[str], *, say: Callable[[str], None] = print, progress_bar: bool = True
-) -> RunResult:
-    """Go on with an interrupted run in its own folder; arguments and errors as `train`."""
-    say = say if is_first() else _silent
-    if not (folder / CONFIG_FILE).is_file():
-        raise ConfigError(f"{folder}: not a run folder, it has no {CONFIG_FILE}")
-    if not (folder / STATE_FILE).is_file():
-        raise ConfigError(f"{folder}: no {STATE_FILE} to go on from; it ended before its first state was saved")
+def resume(folder: Path, overrides: list[str], *, progress_bar: bool = True) -> RunResult:
+    """Continue an interrupted run in its own folder; errors as for `train`.
+
+    Args:
+        folder: the run's folder.
+        overrides: changes of its configuration, see `emim.training.recipe.load_recipe`.
+        progress_bar: show a progress bar, if standard error is a terminal.
+    """
+    check_run_folder(folder)
+    if not is_file(folder / STATE_FILE):
+        raise ConfigError(f"{folder}: no {STATE_FILE} to continue from; the run ended before its first checkpoint")
     saved = read_state(folder / STATE_FILE)
     config = load_recipe(folder / CONFIG_FILE, overrides)
-    train_clips, val_clips = _find_clips(config)
-    _check_same_clips(folder, train_clips)
+    train_clips, val_clips = find_clips(config)
+    record = data_record(train_clips, None)["train"]
+    _check_same_clips(folder, record)
     processes = _processes(config)
     if config.trainer.batch_size is None and saved.division[2] == processes.world:
-        # What fits may have changed by a little since; what the run divides its clips by must not.
+        # The free memory may have changed since; the division of a step among passes must not.
         options = dataclasses.replace(config.trainer, batch_size=saved.division[0])
         config = dataclasses.replace(config, trainer=options)
-    model = _build_model(dataclasses.replace(config.model, checkpoint=None), train_clips.classes, say)
-    fit = Fit(config, model, train_clips, val_clips, processes, say, progress_bar)
+    model = _build_model(dataclasses.replace(config.model, checkpoint=None), train_clips.classes)
+    fit = Fit(config, model, train_clips, val_clips, processes, record, progress_bar)
     if overrides and is_first():
-        _write_config(folder, load_recipe(folder / CONFIG_FILE, overrides))
+        write_config(folder, load_recipe(folder / CONFIG_FILE, overrides))
     return fit.run(folder, saved)
 
 
-def _check_same_clips(folder: Path, train_clips: ClipList) -> None:
-    """A run goes on exactly only with the clips that it began with."""
-    record = folder / DATA_FILE
-    if not record.is_file():
+def _check_same_clips(folder: Path, record: dict[str, Any]) -> None:
+    """Raise ConfigError if the training clips are not those that the run began with."""
+    path = folder / DATA_FILE
+    if not path.is_file():
         return
     try:
-        before = json.loads(record.read_text(encoding="utf-8"))["train"]
-        same = before["sha256"] == fingerprint(train_clips)["sha256"]
-        count = before["num_clips"]
+        before = json.loads(path.read_text(encoding="utf-8"))["train"]
+        digest, count = before["sha256"], before["num_clips"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{record}: not a readable record of the training clips ({error!r})") from error
-    if not same:
+        raise ConfigError(f"{path}: not a readable record of the training clips ({error!r})") from error
+    if digest != record["sha256"]:
         raise ConfigError(
-            f"{folder}: the training clips have changed since the run began, from {count} to "
-            f"{len(train_clips)}, or in names or classes; begin a new run with "
-            f"model.checkpoint={folder / MODEL_FILE}"
+            f"{folder}: the training clips have changed since the run began, from {count} to {record['num_clips']}, "
+            f"or in names or classes; begin a new run with model.checkpoint={folder / MODEL_FILE}"
         )
-
-
-def _agree_on_folder(folder: Path | None) -> Path:
-    return Path(broadcast("EMIM_RUN_FOLDER", None if folder is None else str(folder)))
 
 
 def _processes(config: RunConfig) -> Processes:
     return plan_processes(config.trainer.devices, config.trainer.nodes, config.trainer.accelerator)
 
 
-def _silent(line: str) -> None:
-    del line
-
-
-def _find_clips(config: RunConfig) -> tuple[ClipList, ClipList | None]:
-    data = config.data
-    if data.path is None:
-        raise ConfigError("data.path is not set: give a folder of classes or a manifest, data.path=<folder>")
-    return training_and_validation_clips(
-        data.path,
-        val=data.val,
-        val_share=data.val_share,
-        seed=config.trainer.seed,
-        max_missing=data.max_skip_share,
-        columns=data.columns,
-        group_by=data.group_by,
-    )
-
-
-def _build_model(config: ModelConfig, classes: tuple[str, ...], say: Callable[[str], None]) -> UniFormer:
+def _build_model(config: ModelConfig, classes: tuple[str, ...]) -> UniFormer:
     model = create_model(config.name, len(classes), **model_arguments(config))
     if config.checkpoint is not None:
         file = read_tensor_file(resolve_checkpoint(config.checkpoint))
-        say(str(load_weights(model, file, min_coverage=config.min_coverage)))
-        if has_card(file):  # weights from elsewhere say nothing about their classes
-            _check_head(model, file.path, card_of(file).classes, classes, say)
+        _log.info(str(load_weights(model, file, min_coverage=config.min_coverage)))
+        if has_card(file):  # weights from elsewhere do not name their classes
+            _check_head(model, file.path, card_of(file).classes, classes)
     return model
 
 
-def _check_head(
-    model: UniFormer, path: Path, theirs: tuple[str, ...], classes: tuple[str, ...], say: Callable[[str], None]
-) -> None:
-    """A head of as many classes fits by its shape; it must also mean the same classes."""
+def _check_head(model: UniFormer, path: Path, theirs: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    """Initialise the head if the checkpoint has other classes, even if there are as many of them.
+
+    Raises:
+        ConfigError: the same classes in another order.
+    """
     if theirs == classes or len(theirs) != len(classes):
         return
     if sorted(theirs) == sorted(classes):
@@ -162,25 +146,4 @@ def _check_head(
             f"{classes[place]!r} in the training clips; bring the class list (classes.txt) into one order"
         )
     init_linear(model.head)
-    say(f"{path}: other classes, so the head starts anew")
-
-
-def _new_folder(config: RunConfig) -> Path:
-    """A new folder with the configuration in it; numbered where the name exists: no run writes over another."""
-    number = 1
-    while True:
-        folder = Path(config.output) / (config.name if number == 1 else f"{config.name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise ConfigError(f"{folder}: the run folder cannot be made ({error})") from error
-        else:
-            _write_config(folder, config)
-            return folder
-
-
-def _write_config(folder: Path, config: RunConfig) -> None:
-    with atomic_write(folder / CONFIG_FILE) as temporary:
-        temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    _log.info(f"{path}: other classes, so the head starts from random weights")

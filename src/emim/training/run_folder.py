@@ -1,4 +1,4 @@
-"""What a run's folder holds, as far as it got: finished, interrupted or diverged."""
+"""Files of a run folder: their names, readers and writers, and the clips of the run; Lightning is not imported."""
 
 from __future__ import annotations
 
@@ -6,30 +6,57 @@ import csv
 import itertools
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from lightning.pytorch.loggers import CSVLogger
+import yaml
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from emim.data.folder import fingerprint
+from emim.data import folder as folder_clips
+from emim.data.folder import fingerprint, training_and_validation_clips
 from emim.data.manifest import ClipList
-from emim.errors import CheckpointError, ConfigError
+from emim.environment import describe_machine
+from emim.errors import CheckpointError, ConfigError, DataError
 from emim.models.checkpoint import check_fit
 from emim.models.tensor_file import IF_TRUSTED, read_dictionary
 from emim.models.trained_model import ModelCard, read_card
 from emim.training.config import Amount, Natural, RunConfig
-from emim.training.recipe import load_recipe
+from emim.training.recipe import load_recipe, to_dict
+from emim.utils import atomic_write, is_file, is_folder, write_json
 
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import CSVLogger
 
-def data_record(train: ClipList, val: ClipList | None) -> dict[str, Any]:
-    """Fingerprints of the clips (hash of the list, counts per class) and where they came from."""
-    parts = {"train": train} if val is None else {"train": train, "val": val}
-    return {name: {"source": str(part.source), "note": part.note, **fingerprint(part)} for name, part in parts.items()}
-
+__all__ = [
+    "CONFIG_FILE",
+    "DATA_FILE",
+    "LOG_FILE",
+    "MODEL_FILE",
+    "STATE_FILE",
+    "SUMMARY_FILE",
+    "VERSIONS_FILE",
+    "History",
+    "RunRecord",
+    "SavedState",
+    "check_run_folder",
+    "csv_log",
+    "data_record",
+    "find_clips",
+    "make_run_folder",
+    "read_history",
+    "read_run",
+    "read_state",
+    "subsample",
+    "thinned",
+    "validation_clips",
+    "write_config",
+    "write_record",
+    "write_summary",
+]
 
 MODEL_FILE = "model.safetensors"
 SUMMARY_FILE = "summary.json"
@@ -39,21 +66,121 @@ VERSIONS_FILE = "versions.json"
 LOG_FILE = "metrics.csv"
 
 
+def find_clips(config: RunConfig) -> tuple[ClipList, ClipList | None]:
+    """Load the lists of training and validation clips; the second one is None if nothing is held out.
+
+    Raises:
+        ConfigError: `data.path` is not set.
+        DataError: a folder or manifest is unusable.
+    """
+    data = config.data
+    if data.path is None:
+        raise ConfigError("data.path is not set: give a folder of classes or a manifest, data.path=<folder>")
+    return training_and_validation_clips(data.path, max_missing=data.max_skip_share, **_clip_arguments(config))
+
+
+def validation_clips(config: RunConfig, classes: Sequence[str]) -> ClipList:
+    """Load the list of a run's validation clips, for a test of the trained network.
+
+    Args:
+        config: the run's configuration.
+        classes: class names of the network by index.
+
+    Raises:
+        DataError: the configuration names no data, the run held out no clips, or they cannot be found.
+    """
+    if config.data.path is None:
+        raise DataError("the configuration names no data")
+    try:
+        found = folder_clips.validation_clips(config.data.path, classes=classes, **_clip_arguments(config))
+    except DataError as error:
+        raise DataError(f"cannot load the run's validation clips ({error})") from error
+    if not len(found):
+        raise DataError("the run held out no clips for validation")
+    return found
+
+
+def _clip_arguments(config: RunConfig) -> dict[str, Any]:
+    """Arguments that the functions of `emim.data.folder` share."""
+    data = config.data
+    return {
+        "val": data.val,
+        "val_share": data.val_share,
+        "seed": config.trainer.seed,
+        "columns": data.columns,
+        "group_by": data.group_by,
+    }
+
+
+def check_run_folder(folder: Path) -> None:
+    """Raise ConfigError unless the folder is one that a training run wrote."""
+    name = str(folder) if len(str(folder)) < 1000 else f"{str(folder)[:100]}..."
+    if not is_folder(folder):
+        raise ConfigError(f"{name}: not a run folder, no such folder exists")
+    if not is_file(folder / CONFIG_FILE):
+        raise ConfigError(f"{name}: not a run folder, it has no {CONFIG_FILE}; give the folder that a training wrote")
+
+
+def make_run_folder(config: RunConfig) -> Path:
+    """Make a new folder with the configuration in it; its name is numbered if the run's name is taken.
+
+    Raises:
+        ConfigError: the folder cannot be made.
+    """
+    number = 1
+    while True:
+        folder = Path(config.output) / (config.name if number == 1 else f"{config.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise ConfigError(f"{folder}: the run folder cannot be made ({error.strerror})") from error
+        else:
+            write_config(folder, config)
+            return folder
+
+
+def write_config(folder: Path, config: RunConfig) -> None:
+    """Write `config.yaml`."""
+    with atomic_write(folder / CONFIG_FILE) as temporary:
+        temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write `data.json` (from `data_record`) and `versions.json`, the machine and its packages."""
+    write_json(folder / DATA_FILE, record)
+    write_json(folder / VERSIONS_FILE, describe_machine().to_dict())
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write `summary.json`, which marks the run as finished."""
+    write_json(folder / SUMMARY_FILE, summary)
+
+
+def data_record(train: ClipList, val: ClipList | None) -> dict[str, dict[str, Any]]:
+    """Return the sources and fingerprints (hash of the list, counts per class) of the clips, by part."""
+    parts = {"train": train} if val is None else {"train": train, "val": val}
+    return {name: {"source": str(part.source), "note": part.note, **fingerprint(part)} for name, part in parts.items()}
+
+
 def csv_log(folder: Path, *, first_step: int) -> CSVLogger:
-    """A logger that writes `metrics.csv` and keeps the rows of an earlier part of the run.
+    """Return a logger that writes `metrics.csv` and keeps the rows of an earlier part of the run.
 
     Args:
         folder: the run's folder.
-        first_step: step that this part begins with; later rows of the earlier part belong to training that was lost.
+        first_step: step that this part begins with; rows of the earlier part from this step on are dropped.
 
     Raises:
         ConfigError: the log of the earlier part cannot be read.
     """
+    from lightning.pytorch.loggers import CSVLogger
+
     path = folder / LOG_FILE
     try:
         earlier = read_history(path).rows if path.is_file() else ()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a readable log ({error}); move it away to go on without it") from error
+        raise ConfigError(f"{path}: not a readable log ({error}); move it away to continue without it") from error
     logger = CSVLogger(folder, name="", version="")
     writer = logger.experiment  # removes the file
     for row in earlier:
@@ -177,42 +304,42 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class History:
-    """The rows of the log, in order of the steps; each has `step`, and those of its figures that were logged then."""
+    """Rows of `metrics.csv` in order of their steps; each has `step` and the figures that were logged at it."""
 
     rows: tuple[Row, ...]
 
     @property
     def steps_per_epoch(self) -> float | None:
-        """From the last epoch that ended; None where none has."""
+        """Optimiser steps per epoch; None until an epoch has ended."""
         ends = [row for row in self.rows if "train_loss_epoch" in row and "epoch" in row]
         return None if not ends else (ends[-1]["step"] + 1) / (ends[-1]["epoch"] + 1)
 
     @property
     def axis(self) -> Literal["epoch", "step"]:
-        """What series are over: steps, until an epoch has ended."""
+        """Unit of the horizontal axis: epochs, or steps until an epoch has ended."""
         return "step" if self.steps_per_epoch is None else "epoch"
 
     @property
     def epochs_done(self) -> int:
-        """Epochs that ended."""
+        """Number of epochs that have ended."""
         return max(
             (int(row["epoch"]) + 1 for row in self.rows if "train_loss_epoch" in row and "epoch" in row), default=0
         )
 
     @property
     def steps_done(self) -> int:
-        """Steps that the log knows of."""
+        """Number of optimiser steps in the log."""
         return max((int(row["step"]) + 1 for row in self.rows), default=0)
 
     def series(self, key: str) -> tuple[Point, ...]:
-        """The finite values of a figure, over the epochs done at the time."""
+        """Return the finite values of a figure, over epochs (or steps, see `axis`)."""
         per_epoch = self.steps_per_epoch or 1.0
         return tuple(
             ((row["step"] + 1) / per_epoch, row[key]) for row in self.rows if math.isfinite(row.get(key, math.nan))
         )
 
     def not_finite(self, key: str) -> int:
-        """How many values of a figure are NaN or infinite."""
+        """Count the values of a figure that are NaN or infinite."""
         return sum(not math.isfinite(row[key]) for row in self.rows if key in row)
 
 
@@ -221,7 +348,7 @@ def read_history(path: Path) -> History:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no such file.
+        ValueError: a value is not a number.
     """
     rows: list[Row] = []
     with path.open(encoding="utf-8", newline="") as file:
@@ -232,8 +359,8 @@ def read_history(path: Path) -> History:
     return History(tuple(sorted(rows, key=lambda row: row["step"])))
 
 
-def subsample_points(points: tuple[Point, ...], most: int) -> tuple[Point, ...]:
-    """At most `most` points: means of neighbours, so that a long run's line is neither heavy nor a block of ink."""
+def subsample(points: tuple[Point, ...], most: int) -> tuple[Point, ...]:
+    """Subsample a curve to at most `most` points, each the mean of neighbouring ones."""
     if len(points) <= most:
         return points
     bounds = [round(part * len(points) / most) for part in range(most + 1)]
@@ -241,23 +368,26 @@ def subsample_points(points: tuple[Point, ...], most: int) -> tuple[Point, ...]:
     return tuple((sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups)
 
 
+thinned = subsample  # name until version 0.1
+
+
 Ending = Literal["finished", "diverged", "unfinished"]
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run has written down. What is absent or cannot be read is None, or empty, and named in `gaps`.
+    """Content of a run folder. Parts that are absent or cannot be read are None or empty, and named in `gaps`.
 
     Attributes:
         folder: the run's folder.
         config: the configuration.
         data: fingerprints by part ("train", "val"); see `emim.training.run_folder.data_record`.
-        machine: what it ran on; see `emim.environment.Machine.to_dict`.
-        summary: how it ended.
-        card: of the trained network.
-        history: what was logged.
-        divergences: what the dumps of a loss that was no number say, oldest first.
-        gaps: sentences on what is missing.
+        machine: hardware and software; see `emim.environment.Machine.to_dict`.
+        summary: `summary.json`.
+        card: card of the trained network.
+        history: rows of `metrics.csv`.
+        divergences: descriptions of NaN or infinite losses, oldest first.
+        gaps: sentences that name what is missing.
     """
 
     folder: Path
@@ -272,30 +402,29 @@ class RunRecord:
 
     @property
     def name(self) -> str:
-        """The folder's name, which tells runs of one configuration apart."""
+        """Name of the folder, which differs between runs of one configuration."""
         return self.folder.resolve().name
 
     @property
     def model_file(self) -> Path:
-        """Where the trained network is, if there is one."""
+        """Path of the trained network, whether or not it exists."""
         return self.folder / MODEL_FILE
 
     @property
     def ending(self) -> Ending:
-        """How far the run got."""
+        """State of the run: finished, diverged or unfinished."""
         if self.summary:
             return "finished"
         return "diverged" if self.divergences else "unfinished"
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run's folder, but for its state (`last.ckpt`).
+    """Read a run folder; its checkpoint is not opened.
 
     Raises:
-        ConfigError: it is no run's folder.
+        ConfigError: not a run folder.
     """
-    if not (folder / CONFIG_FILE).is_file():
-        raise ConfigError(f"{folder}: not a run folder, it has no {CONFIG_FILE}; give the folder that a training wrote")
+    check_run_folder(folder)
     gaps: list[str] = []
     divergences = tuple(
         found
@@ -305,8 +434,8 @@ def read_run(folder: Path) -> RunRecord:
     summary = _read_json(folder / SUMMARY_FILE, gaps) if (folder / SUMMARY_FILE).is_file() else {}
     if not summary:
         gaps.append(
-            f"The run has not ended by itself: there is no {SUMMARY_FILE}, and so no time, steps or list of skipped "
-            f"clips. `emim train --resume {folder}` goes on with it."
+            f"The run has not finished: there is no {SUMMARY_FILE}, and so no time, steps or list of skipped "
+            f"clips. `emim train --resume {folder}` continues it."
         )
     return RunRecord(
         folder=folder,

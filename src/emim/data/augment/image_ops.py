@@ -4,7 +4,8 @@ Every function gives a new array and leaves its input alone; frames are handled 
 (each frame's own histogram and mean). Why not Pillow itself: on clips of 340 x 256 it takes two to nine times as long
 for most; where it does not, as for `color` and `equalize`, it is used (benchmarks/augment.py).
 
-Shape legend: T frames, H height, W width, C channels (3: RGB), K taps of a filter, P pixels of a frame.
+Shape legend: T frames, H height, W width, C channels (3: RGB), M taps of a filter, R pixels of a frame
+(rows of a table), X the values of a row of pixels.
 """
 
 from __future__ import annotations
@@ -19,6 +20,25 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from torch.nn import functional
+
+__all__ = [
+    "Frames",
+    "auto_contrast",
+    "brightness",
+    "color",
+    "contrast",
+    "equalize",
+    "invert",
+    "posterize",
+    "rotate",
+    "sharpness",
+    "shear_x",
+    "shear_y",
+    "solarize",
+    "solarize_add",
+    "translate_x",
+    "translate_y",
+]
 
 Frames = NDArray[np.uint8]
 
@@ -132,19 +152,19 @@ def rotate(frames_THWC: Frames, degrees: float, fill: int) -> Frames:
     if parts > 1 and frames > 1:
         return np.concatenate([rotate(part, degrees, fill) for part in np.array_split(frames_THWC, min(parts, frames))])
     # All frames share the taps, so a pixel of all frames is one row of a table, and a result one weighted sum of rows.
-    pixels_PTC = _swapped(frames_THWC.reshape(frames, height * width, channels))
-    table_PX = torch.empty((height * width + 1, frames * channels))
-    table_PX[:-1] = torch.from_numpy(pixels_PTC).flatten(1)
-    table_PX[-1] = fill
-    result_PX = torch.empty((height * width, frames * channels), dtype=torch.uint8)
+    pixels_RTC = _swapped(frames_THWC.reshape(frames, height * width, channels))
+    table_RX = torch.empty((height * width + 1, frames * channels))
+    table_RX[:-1] = torch.from_numpy(pixels_RTC).flatten(1)
+    table_RX[-1] = fill
+    result_RX = torch.empty((height * width, frames * channels), dtype=torch.uint8)
     rows = max(1, _BAND_PIXELS // width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        index_PK, weight_PK = _rotation_taps(height, width, degrees, top, bottom)
-        values_PX = functional.embedding_bag(index_PK, table_PX, mode="sum", per_sample_weights=weight_PK)
-        result_PX[top * width : bottom * width] = values_PX.add_(_ROUNDING).clamp_(0, 255)
-    result_PTC = result_PX.view(height * width, frames, channels).numpy()
-    return _swapped(result_PTC).reshape(frames_THWC.shape)
+        index_RM, weight_RM = _rotation_taps(height, width, degrees, top, bottom)
+        values_RX = functional.embedding_bag(index_RM, table_RX, mode="sum", per_sample_weights=weight_RM)
+        result_RX[top * width : bottom * width] = values_RX.add_(_ROUNDING).clamp_(0, 255)
+    result_RTC = result_RX.view(height * width, frames, channels).numpy()
+    return _swapped(result_RTC).reshape(frames_THWC.shape)
 
 
 def _rotation_taps(height: int, width: int, degrees: float, top: int, bottom: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,36 +172,36 @@ def _rotation_taps(height: int, width: int, degrees: float, top: int, bottom: in
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x_W = np.arange(width) + 0.5 - width / 2
     y_H1 = np.arange(top, bottom)[:, None] + 0.5 - height / 2
-    x_P = (cos * x_W - sin * y_H1 + width / 2).ravel()
-    y_P = (sin * x_W + cos * y_H1 + height / 2).ravel()
-    outside_P = (x_P < 0) | (x_P >= width) | (y_P < 0) | (y_P >= height)
-    column_KP, weight_x_KP = _taps(x_P, width)
-    row_KP, weight_y_KP = _taps(y_P, height)
-    row_KP *= width
-    index_PKK = np.empty((x_P.size, 4, 4), dtype=np.int32)
-    weight_PKK = np.empty((x_P.size, 4, 4), dtype=np.float32)
+    x_R = (cos * x_W - sin * y_H1 + width / 2).ravel()
+    y_R = (sin * x_W + cos * y_H1 + height / 2).ravel()
+    outside_R = (x_R < 0) | (x_R >= width) | (y_R < 0) | (y_R >= height)
+    column_MR, weight_x_MR = _taps(x_R, width)
+    row_MR, weight_y_MR = _taps(y_R, height)
+    row_MR *= width
+    index_RMM = np.empty((x_R.size, 4, 4), dtype=np.int32)
+    weight_RMM = np.empty((x_R.size, 4, 4), dtype=np.float32)
     for i in range(4):
         for j in range(4):
-            index_PKK[:, i, j] = row_KP[i] + column_KP[j]
-            weight_PKK[:, i, j] = weight_y_KP[i] * weight_x_KP[j]
-    index_PKK[outside_P] = height * width  # the weights sum to 1
-    return torch.from_numpy(index_PKK).flatten(1), torch.from_numpy(weight_PKK).flatten(1)
+            index_RMM[:, i, j] = row_MR[i] + column_MR[j]
+            weight_RMM[:, i, j] = weight_y_MR[i] * weight_x_MR[j]
+    index_RMM[outside_R] = height * width  # the weights sum to 1
+    return torch.from_numpy(index_RMM).flatten(1), torch.from_numpy(weight_RMM).flatten(1)
 
 
-def _taps(place_P: NDArray[np.float64], length: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def _taps(place_R: NDArray[np.float64], length: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The four samples around each place along an axis, and their weights."""
-    first_P = np.floor(place_P - 0.5)
-    weight_KP = _cubic(place_P - 0.5 - first_P)
-    index_KP = first_P.astype(np.int32) + np.arange(-1, 3, dtype=np.int32)[:, None]
-    return np.clip(index_KP, 0, length - 1), weight_KP
+    first_R = np.floor(place_R - 0.5)
+    weight_MR = _cubic(place_R - 0.5 - first_R)
+    index_MR = first_R.astype(np.int32) + np.arange(-1, 3, dtype=np.int32)[:, None]
+    return np.clip(index_MR, 0, length - 1), weight_MR
 
 
-def _cubic(part_P: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Weights of four neighbours, [4, P], at `part` of the way from the second to the third.
+def _cubic(part_R: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Weights of four neighbours, [4, R], at `part` of the way from the second to the third.
 
     The cubic is the one with slope -1, which Pillow's transforms have (its resize has -1/2).
     """
-    d = part_P.astype(np.float32)
+    d = part_R.astype(np.float32)
     d2, d3 = d * d, d * d * d
     return np.stack([2 * d2 - d - d3, 1 - 2 * d2 + d3, d + d2 - d3, d3 - d2])
 
@@ -190,14 +210,14 @@ def _shift_rows(frames_THWC: Frames, shift_H: NDArray[np.float64], fill: int) ->
     """Read every row `shift` pixels to the right, bicubic; what lies outside the frame is `fill`."""
     frames, height, width, channels = frames_THWC.shape
     whole_H = np.floor(shift_H).astype(np.int64)
-    weight_KH1 = torch.from_numpy(_cubic(shift_H - whole_H))[..., None]
+    weight_MH1 = torch.from_numpy(_cubic(shift_H - whole_H))[..., None]
     padded_THX = torch.from_numpy(_align_rows(frames_THWC, whole_H)).flatten(2)
     result_THX = torch.empty((frames, height, width * channels), dtype=torch.uint8)
     for padded_HX, target_HX in zip(padded_THX, result_THX, strict=True):
         values_HX = padded_HX.float()
         total_HX = torch.full((height, width * channels), _ROUNDING)
         for tap in range(4):
-            total_HX.addcmul_(values_HX[:, tap * channels : (tap + width) * channels], weight_KH1[tap])
+            total_HX.addcmul_(values_HX[:, tap * channels : (tap + width) * channels], weight_MH1[tap])
         target_HX.copy_(total_HX.clamp_(0, 255))
     result_THWC = result_THX.view(frames_THWC.shape).numpy()
     first_H = np.clip(np.ceil(-0.5 - shift_H), 0, width).astype(np.int64)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from emim.errors import ConfigError
 
+__all__ = ["Mixer", "cut_box", "smooth_one_hot"]
+
 
 class Mixer:
     """Blend every clip of a batch with another one, by mixup or cutmix; one draw per batch.

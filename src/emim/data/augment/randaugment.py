@@ -20,8 +20,10 @@ from emim.data.augment.image_ops import Frames
 from emim.errors import ConfigError
 from emim.utils import nearest
 
+__all__ = ["OPERATIONS", "TOP", "Operation", "RandAugment", "Step"]
+
 Operation = Callable[[Frames, float, int], Frames]
-"""Frames, strength (what it means depends on the operation) and fill to frames."""
+"""Frames, strength (its meaning depends on the operation) and fill to frames."""
 
 TOP = 10.0
 
@@ -70,7 +72,7 @@ class RandAugment:
         magnitude: mean magnitude, 0 to 10.
         num_ops: operations drawn for a clip.
         noise: standard deviation of the magnitude; drawn magnitudes are clipped to 0..10.
-        increasing: whether a larger magnitude is always a stronger change. Otherwise posterising and solarising
+        increasing: a larger magnitude is always a stronger change. Otherwise posterising and solarising
             are strongest at 0, and blends go from 0.1 at 0 to 1.9 at 10.
         probability: that a drawn operation is applied.
         fill: grey value of what a shift or turn uncovers; published code has 128.
@@ -125,7 +127,7 @@ class RandAugment:
         return steps
 
     def strength(self, name: str, magnitude: float, sign: int) -> float:
-        """What a magnitude from 0 to 10 means for an operation.
+        """The strength of an operation at a magnitude from 0 to 10.
 
         Degrees, shear factor, share of the side, bits kept, threshold, value added, or blend factor (1 is the frame
         itself); 0 for operations that have none. `sign`, 1 or -1, counts where an operation goes both ways.

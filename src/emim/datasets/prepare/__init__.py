@@ -1,7 +1,7 @@
 """From a data set's own files on disk to manifests: `prepare("ssv2", root, out)`.
 
-A module for each provider reads its annotations into `Annotations`; what all share (looking for the videos,
-counting, re-encoding, writing) is here and in `locating` and `output`.
+A module for each provider reads its annotations into `Annotations`; the steps that all share (finding the videos,
+counting, re-encoding, writing) are here and in `locating` and `output`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Bar = Callable[[str, int], AbstractContextManager[Progress | None]]
 
 @dataclass(frozen=True)
 class SplitResult:
-    """What became of one split.
+    """Result of preparing one split.
 
     Attributes:
         manifest: the file written.
@@ -65,12 +65,12 @@ class Prepared:
     """A prepared data set.
 
     Attributes:
-        provider: which data set.
+        provider: the data set.
         out: the folder written.
         classes: class names in the provider's order.
         splits: the splits, by name.
-        notes: what a user should know, besides missing files.
-        changed: whether any file is new or different.
+        notes: remarks for the user, besides missing files.
+        changed: True if any file is new or different.
     """
 
     provider: Provider
@@ -102,8 +102,8 @@ def prepare(
         dataset: a name of `PROVIDERS`.
         root: the data set's folder.
         out: folder to write; new, or of an earlier run.
-        splits: which of the splits with labels; all by default.
-        fold: which of the three official splits of UCF101 and HMDB51; 1 by default.
+        splits: splits to prepare, of those with labels; all by default.
+        fold: number of the official split of UCF101 and HMDB51, 1 to 3; 1 by default.
         resize: short side in pixels to re-encode videos to, below `out/videos`; the manifests name those.
         strict: a missing file, or one that cannot be re-encoded, is an error.
         workers: processes for re-encoding.
@@ -189,7 +189,7 @@ def _check_located(listed: ListedSplit, found: Located, strict: bool) -> None:
 
 
 def describe_missing(split: str, listed: int, missing: Sequence[str], where: str) -> str:
-    """A line on missing files: how many, the first few, and where they were looked for."""
+    """One line on missing files: their number, the first few, and the places searched."""
     first = ", ".join(Path(name).name for name in missing[:_MAX_NAMED])
     more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
     return f"{split}: {len(missing)} of {listed} listed videos are not on disk: {first}{more}; looked in {where}"
@@ -204,7 +204,7 @@ def _reencode(
         result = reencode(clip_list, out / _VIDEOS, short_side, workers=workers, progress=progress)
     if result.failed and (strict or not result.clip_list.entries):
         path, reason = result.failed[0]
-        raise DataError(f"{split}: {len(result.failed)} videos cannot be re-encoded, first of all {path}: {reason}")
+        raise DataError(f"{split}: {len(result.failed)} videos cannot be re-encoded, the first is {path}: {reason}")
     return result.clip_list, tuple((str(path), reason) for path, reason in result.failed)
 
 

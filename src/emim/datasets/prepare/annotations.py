@@ -1,4 +1,4 @@
-"""Finding and reading annotation files; every error names the file, and the line where there is one."""
+"""Find and read annotation files; every error names the file, and the line where there is one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ from typing import Any
 
 from emim.errors import DataError
 
+__all__ = [
+    "ANNOTATION_FOLDERS",
+    "bare_name",
+    "class_index",
+    "find_file",
+    "not_found",
+    "read_class_names",
+    "read_json",
+    "read_lines",
+    "read_records",
+    "read_text",
+]
+
 ANNOTATION_FOLDERS = (".", "annotations", "labels")
 _MAX_NAMED = 6
 
@@ -22,7 +35,7 @@ def find_file(root: Path, names: Sequence[str], folders: Sequence[str] = ANNOTAT
 
 
 def not_found(root: Path, what: str, names: Sequence[str], folders: Sequence[str] = ANNOTATION_FOLDERS) -> DataError:
-    """The error for annotations that are nowhere: says which names were looked for, and where."""
+    """The error for missing annotations; names the files looked for and the folders searched."""
     listed = ", ".join(names[:_MAX_NAMED])
     more = f" and {len(names) - _MAX_NAMED} more names" if len(names) > _MAX_NAMED else ""
     where = " or ".join(folder if folder != "." else "the folder itself" for folder in folders)

@@ -19,6 +19,8 @@ from emim.datasets.prepare.annotations import find_file, not_found, read_json, r
 from emim.datasets.prepare.provider import Annotations, ListedClip, ListedSplit, Provider, Request
 from emim.errors import DataError
 
+__all__ = ["DIVING48", "SEPARATOR"]
+
 SEPARATOR = " / "
 
 _SPLITS: tuple[Split, ...] = ("train", "test")

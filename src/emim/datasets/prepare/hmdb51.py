@@ -14,6 +14,8 @@ from emim.datasets.prepare.annotations import not_found, read_lines
 from emim.datasets.prepare.provider import Annotations, ListedClip, ListedSplit, Provider, Request
 from emim.errors import DataError
 
+__all__ = ["HMDB51"]
+
 _SPLITS: tuple[Split, ...] = ("train", "test")
 _FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", "annotations", "splits", ".")
 _PARTS: dict[str, Split | None] = {"0": None, "1": "train", "2": "test"}

@@ -22,6 +22,8 @@ from emim.datasets.prepare.annotations import bare_name, find_file, not_found, r
 from emim.datasets.prepare.provider import VIDEO_ENDINGS, Annotations, ListedClip, ListedSplit, Provider, Request
 from emim.errors import DataError
 
+__all__ = ["KINETICS"]
+
 _SPLITS: tuple[Split, ...] = ("train", "val")
 _ANNOTATIONS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "validate", "validation")}
 _FOLDERS = ("annotations", ".", "labels", "lists")

@@ -1,7 +1,7 @@
-"""From what annotations list to the clips that are on disk.
+"""Find the clips of annotations on disk.
 
 Every folder is listed once, several at a time, and names are looked up in the listings: on a network file system
-that is far quicker than asking for each of some hundred thousand files.
+that is far faster than checking each of some hundred thousand files.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from emim.data.video import VIDEO_SUFFIXES
 from emim.datasets.prepare.provider import ListedClip, ListedSplit
 from emim.errors import DataError
 
+__all__ = ["FolderListings", "Located", "Progress", "locate"]
+
 Progress = Callable[[int, int], None]
 
 _LISTERS = 8
@@ -29,7 +31,7 @@ class Located:
 
     Attributes:
         entries: those clips, in the provider's order.
-        missing: the files that are not there, at the place where they should be first of all.
+        missing: the files that do not exist, at the first place where they are looked for.
         repeated: clips that were listed before; the first one counts.
     """
 
@@ -54,7 +56,7 @@ class FolderListings:
             self._names.update(zip(new, pool.map(_list, new), strict=True))
 
     def find(self, clip: ListedClip) -> Path | None:
-        """The first place where the clip's video or folder of frames lies; None where it is missing."""
+        """Path of the clip's video or folder of frames: the first that exists; None if it is missing."""
         for folder in clip.folders:
             names = self._names[folder]
             for name in clip.names:
@@ -65,7 +67,7 @@ class FolderListings:
 
 
 def locate(listed: ListedSplit, listings: FolderListings, progress: Progress | None = None) -> Located:
-    """Look for the clips of a split.
+    """Find the clips of a split.
 
     Raises:
         DataError: a folder cannot be listed, or one file is listed with two classes.

@@ -1,4 +1,4 @@
-"""What preparing writes: a manifest for each split, `classes.txt`, and `prepare.json`.
+"""Write the results of preparing: a manifest for each split, `classes.txt`, and `prepare.json`.
 
 `prepare.json` is written first and marks the folder as ours. Files whose content would not change are not touched.
 """
@@ -15,6 +15,8 @@ from emim.data.folder import Split
 from emim.data.manifest import ClipList, manifest_text
 from emim.errors import DataError
 from emim.utils import atomic_write
+
+__all__ = ["REPORT_NAME", "LeftOut", "check_target", "left_out", "write_outputs"]
 
 REPORT_NAME = "prepare.json"
 
@@ -53,7 +55,7 @@ class LeftOut:
     """Clips that a data set lists and that are not in the manifest of a split.
 
     Attributes:
-        clips: how many.
+        clips: number of clips left out.
         listed: clips of the split in the annotations.
         report: the file that names them.
     """
@@ -64,7 +66,7 @@ class LeftOut:
 
 
 def left_out(manifest: Path) -> LeftOut | None:
-    """What is missing in a manifest, by the `prepare.json` beside it; None where nothing is, or nothing says so."""
+    """The clips left out of a manifest, by the `prepare.json` beside it; None without any or without that file."""
     report = manifest.parent / REPORT_NAME
     try:
         split = json.loads(report.read_text(encoding="utf-8"))["splits"][manifest.stem]
@@ -75,7 +77,7 @@ def left_out(manifest: Path) -> LeftOut | None:
 
 
 def write_outputs(out: Path, lists: dict[Split, ClipList], classes: tuple[str, ...], report: dict[str, Any]) -> bool:
-    """Write all files; whether any of them changed.
+    """Write all files; returns True if any of them changed.
 
     Raises:
         DataError: a class name cannot be written to a class list, or the folder cannot be written.

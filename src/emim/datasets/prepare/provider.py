@@ -1,4 +1,4 @@
-"""What a provider's annotations list, before anyone has looked whether the videos are there."""
+"""Data sets as their providers publish them, and the content of their annotations, not yet compared with the disk."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 
 from emim.data.folder import Split, discover
 
+__all__ = ["FOLDER", "VIDEO_ENDINGS", "Annotations", "ListedClip", "ListedSplit", "Provider", "Request"]
+
 # Videos keep their name when they are re-encoded or repacked, but not always their suffix.
 VIDEO_ENDINGS = (".mp4", ".webm", ".avi", ".mkv")
 
 
 @dataclass(frozen=True)
 class ListedClip:
-    """One clip of the annotations, and where its video may lie.
+    """One clip of the annotations, and the places where its video may be.
 
     Attributes:
         label: class index.
@@ -37,7 +39,7 @@ class ListedSplit:
         split: "train", "val" or "test".
         source: the annotation file or folder it was read from.
         clips: the clips, in the provider's order.
-        where: the places that videos are looked for in, in words, for messages.
+        where: the places searched for videos, in words, for messages.
     """
 
     split: Split
@@ -48,12 +50,12 @@ class ListedSplit:
 
 @dataclass(frozen=True)
 class Annotations:
-    """Everything that the annotations of a data set say.
+    """Content of the annotations of a data set.
 
     Attributes:
         classes: class names in the provider's order.
         splits: the splits that have labels.
-        notes: what a user should know about how they were read.
+        notes: remarks for the user on how they were read.
     """
 
     classes: tuple[str, ...]
@@ -63,12 +65,12 @@ class Annotations:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a provider's reader.
+    """Arguments of a provider's reader.
 
     Attributes:
         root: the data set's folder.
         splits: the splits wanted; their annotations must be there.
-        fold: which of several official splits.
+        fold: number of the official split, from 1.
     """
 
     root: Path
@@ -87,7 +89,7 @@ class Provider:
         read: reads the annotations.
         num_classes: published number of classes; None where any number is right.
         counts: published clips by fold and split; empty where any number is right.
-        counts_from: where the counts are from.
+        counts_from: source of the counts.
     """
 
     name: str

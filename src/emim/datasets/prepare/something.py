@@ -33,6 +33,8 @@ from emim.datasets.prepare.annotations import (
 from emim.datasets.prepare.provider import VIDEO_ENDINGS, Annotations, ListedClip, ListedSplit, Provider, Request
 from emim.errors import DataError
 
+__all__ = ["SSV1", "SSV2"]
+
 _SPLITS: tuple[Split, ...] = ("train", "val")
 _FULL_NAME = {"train": "train", "val": "validation"}
 _CATEGORY_FILES = ("category.txt", "categories.txt", "classes.txt")

@@ -17,6 +17,8 @@ from emim.datasets.prepare.annotations import class_index, find_file, not_found,
 from emim.datasets.prepare.provider import Annotations, ListedClip, ListedSplit, Provider, Request
 from emim.errors import DataError
 
+__all__ = ["UCF101"]
+
 _SPLITS: tuple[Split, ...] = ("train", "test")
 _FOLDERS = ("ucfTrainTestlist", ".", "annotations", "labels")
 _CLASS_FILE = ("classInd.txt",)

@@ -1,4 +1,4 @@
-"""Generated clips in which no single frame gives the class away.
+"""Generated clips in which no single frame reveals the class.
 
 One or two textured objects move over a textured background, in eleven classes of motion. Sizes, places,
 amplitudes, textures and camera are drawn without looking at the class, and the path of the moving state

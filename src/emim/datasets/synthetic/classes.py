@@ -11,6 +11,8 @@ import numpy as np
 
 from emim.errors import ConfigError, UnknownNameError
 
+__all__ = ["CLASSES", "MOTIONS", "ClipOptions", "Dimension", "Motion", "motion_of"]
+
 
 class Dimension(IntEnum):
     """State dimensions of the objects, in the order of the columns of a path."""
@@ -23,7 +25,7 @@ class Dimension(IntEnum):
 
 
 class Motion(NamedTuple):
-    """What moves in a class.
+    """The motion of a class.
 
     Attributes:
         dimension: the one state dimension that changes; None when nothing does.
@@ -73,7 +75,7 @@ _SMALLEST_SIDE = 32
 
 @dataclass(frozen=True)
 class ClipOptions:
-    """What clips to draw; the same for all classes.
+    """Options of the clips; the same for all classes.
 
     Attributes:
         num_frames: frames per clip, at least 2.
@@ -114,7 +116,7 @@ class ClipOptions:
                 raise ConfigError(f"{name}={getattr(self, name)}: a share lies between 0 and 1")
 
     def draw(self, rng: np.random.Generator) -> ClipOptions:
-        """Fix what is left to chance: frame rate, and with `vary` the frame count and size."""
+        """Draw the random options: frame rate, and with `vary` the frame count and size."""
         fps = self.fps if self.fps is not None else int(rng.choice((15, 20, 24, 25, 30)))
         if not self.vary:
             return replace(self, fps=fps)

@@ -1,6 +1,6 @@
-"""Where the objects are in every frame: class-independent geometry, and the one path that moves.
+"""Positions of the objects in every frame: class-independent geometry, and the one state dimension that changes.
 
-Shape suffixes: T frames, K objects, N tries, D state dimensions (`classes.Dimension`), 2 image axes (x, y).
+Shape suffixes: T frames, O objects, M tries or state dimensions (`classes.Dimension`), 2 image axes (x, y).
 
 Let u_d be the coordinate of state dimension d, in [-1/2, 1/2]. A class moves one dimension along
 u(t) = sign * (tau(t) - 1/2), where tau runs from 0 to 1. Every other dimension rests at a value drawn as
@@ -18,6 +18,20 @@ import numpy as np
 import numpy.typing as npt
 
 from emim.datasets.synthetic.classes import Dimension, Motion
+
+__all__ = [
+    "CLEAR_PAIR_RANGES",
+    "CLEAR_SOLO_RANGES",
+    "FULL_RANGES",
+    "Floats",
+    "Geometry",
+    "Ranges",
+    "Tracks",
+    "draw_camera_shift",
+    "draw_geometry",
+    "draw_path",
+    "place",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -56,19 +70,19 @@ class Tracks:
     """Ground truth of a clip.
 
     Attributes:
-        centres_TK2: object centres (x, y) in pixels; (0, 0) is the outer corner of the top left pixel.
-        radius_TK: half the object's diameter in pixels (the half side of a square object).
-        scale_TK: radius over the object's middle radius.
-        angle_TK: angle in radians, growing clockwise as the viewer sees it.
+        centres_TO2: object centres (x, y) in pixels; (0, 0) is the outer corner of the top left pixel.
+        radius_TO: half the object's diameter in pixels (the half side of a square object).
+        scale_TO: radius over the object's middle radius.
+        angle_TO: angle in radians, growing clockwise as the viewer sees it.
         background_T2: shift (x, y) of the background in pixels.
 
     Objects are listed from back to front.
     """
 
-    centres_TK2: Floats
-    radius_TK: Floats
-    scale_TK: Floats
-    angle_TK: Floats
+    centres_TO2: Floats
+    radius_TO: Floats
+    scale_TO: Floats
+    angle_TO: Floats
     background_T2: Floats
 
 
@@ -78,17 +92,17 @@ class Geometry:
 
     centre_2: Floats
     displacement_2: Floats
-    radius_K: Floats
+    radius_O: Floats
     zoom: float
-    angle_K: Floats
+    angle_O: Floats
     rotation: float
     axis: float
     separation: float
     separation_change: float
 
     @property
-    def largest_radius_K(self) -> Floats:
-        return np.asarray(self.radius_K * np.sqrt(self.zoom))
+    def largest_radius_O(self) -> Floats:
+        return np.asarray(self.radius_O * np.sqrt(self.zoom))
 
 
 def draw_geometry(
@@ -117,76 +131,76 @@ def draw_geometry(
         n = _CANDIDATES
         diameter = _log_uniform(rng, *ranges.diameter)
         second = float(np.clip(diameter * np.exp(rng.uniform(-0.4, 0.4)), *ranges.diameter))
-        radius_K = short / 2 * np.array([diameter, second])[:objects]
+        radius_O = short / 2 * np.array([diameter, second])[:objects]
         zoom = _log_uniform(rng, *ranges.zoom)
-        largest_K = radius_K * np.sqrt(zoom)
+        largest_O = radius_O * np.sqrt(zoom)
         # A third of the pairs lie along a side of the frame, as pairs in real scenes often do.
-        axis_N = rng.uniform(0.0, 2 * np.pi, n)
-        snapped_N = rng.random(n) < 0.35
-        axis_N = np.where(snapped_N, np.round(axis_N / (np.pi / 2)) * (np.pi / 2), axis_N)
-        axis_N2 = np.abs(np.stack([np.cos(axis_N), np.sin(axis_N)], axis=1))
-        chord_N = (side_2 / np.maximum(axis_N2, 1e-6)).min(axis=1)
-        change_N = rng.uniform(*ranges.separation_change, n) * chord_N
-        smallest_N = _CLOSEST * largest_K.sum() + rng.uniform(0.0, 0.15, n) * chord_N
+        axis_M = rng.uniform(0.0, 2 * np.pi, n)
+        snapped_M = rng.random(n) < 0.35
+        axis_M = np.where(snapped_M, np.round(axis_M / (np.pi / 2)) * (np.pi / 2), axis_M)
+        axis_M2 = np.abs(np.stack([np.cos(axis_M), np.sin(axis_M)], axis=1))
+        chord_M = (side_2 / np.maximum(axis_M2, 1e-6)).min(axis=1)
+        change_M = rng.uniform(*ranges.separation_change, n) * chord_M
+        smallest_M = _CLOSEST * largest_O.sum() + rng.uniform(0.0, 0.15, n) * chord_M
         if objects == 1:
-            change_N, smallest_N = np.zeros(n), np.zeros(n)
-        span_N2 = (smallest_N + change_N)[:, None] * axis_N2
-        room_N2 = side_2 - span_N2 - 2 * _CENTRE_INSET * largest_K.max()
+            change_M, smallest_M = np.zeros(n), np.zeros(n)
+        span_M2 = (smallest_M + change_M)[:, None] * axis_M2
+        room_M2 = side_2 - span_M2 - 2 * _CENTRE_INSET * largest_O.max()
         low, high = ranges.displacement
-        reach_N2 = side_2 * (low + rng.random((n, 2)) * (np.minimum(room_N2 / side_2, high) - low))
-        place_N2 = rng.uniform(-0.5, 0.5, (n, 2))
-        fits_N = (room_N2 >= low * side_2).all(axis=1)
-        if not fits_N.any():
+        reach_M2 = side_2 * (low + rng.random((n, 2)) * (np.minimum(room_M2 / side_2, high) - low))
+        place_M2 = rng.uniform(-0.5, 0.5, (n, 2))
+        fits_M = (room_M2 >= low * side_2).all(axis=1)
+        if not fits_M.any():
             continue
-        i = int(np.argmax(fits_N))
-        angle_K = rng.uniform(0.0, 2 * np.pi, objects)
+        i = int(np.argmax(fits_M))
+        angle_O = rng.uniform(0.0, 2 * np.pi, objects)
         return Geometry(
-            centre_2=side_2 / 2 + place_N2[i] * (room_N2[i] - reach_N2[i]),
-            displacement_2=reach_N2[i],
-            radius_K=radius_K,
+            centre_2=side_2 / 2 + place_M2[i] * (room_M2[i] - reach_M2[i]),
+            displacement_2=reach_M2[i],
+            radius_O=radius_O,
             zoom=zoom,
-            angle_K=np.round(angle_K / (np.pi / 2)) * (np.pi / 2) if upright else angle_K,
+            angle_O=np.round(angle_O / (np.pi / 2)) * (np.pi / 2) if upright else angle_O,
             rotation=float(rng.uniform(*ranges.rotation)),
-            axis=float(axis_N[i]),
-            separation=float(smallest_N[i] + change_N[i] / 2),
-            separation_change=float(change_N[i]),
+            axis=float(axis_M[i]),
+            separation=float(smallest_M[i] + change_M[i] / 2),
+            separation_change=float(change_M[i]),
         )
 
 
 def draw_path(rng: np.random.Generator, *, motion: Motion, num_frames: int) -> Floats:
-    """The coordinates u_TD of all state dimensions; only the dimension of `motion` changes."""
-    u_TD = np.empty((num_frames, len(Dimension)))
+    """The coordinates u_TM of all state dimensions; only the dimension of `motion` changes."""
+    u_TM = np.empty((num_frames, len(Dimension)))
     for dimension in Dimension:
         path_T = _draw_progress(rng, num_frames) - 0.5
         frame, sign = int(rng.integers(num_frames)), float(rng.choice((-1.0, 1.0)))
         moving = dimension == motion.dimension
-        u_TD[:, dimension] = motion.sign * path_T if moving else sign * path_T[frame]
-    return u_TD
+        u_TM[:, dimension] = motion.sign * path_T if moving else sign * path_T[frame]
+    return u_TM
 
 
-def place(geometry: Geometry, u_TD: Floats, background_T2: Floats, *, start_upright: bool = False) -> Tracks:
+def place(geometry: Geometry, u_TM: Floats, background_T2: Floats, *, start_upright: bool = False) -> Tracks:
     """Turn path coordinates into object tracks.
 
     Args:
         geometry: the state at u = 0 and the amplitudes.
-        u_TD: path coordinates.
+        u_TM: path coordinates.
         background_T2: shift of the background in pixels, kept with the tracks.
         start_upright: add no angle in the first frame.
     """
-    objects = len(geometry.radius_K)
-    middle_T2 = geometry.centre_2 + u_TD[:, : Dimension.SCALE] * geometry.displacement_2
-    scale_T = geometry.zoom ** u_TD[:, Dimension.SCALE]
-    turn_T = u_TD[:, Dimension.ANGLE] - (u_TD[0, Dimension.ANGLE] if start_upright else 0.0)
-    separation_T = geometry.separation + u_TD[:, Dimension.SEPARATION] * geometry.separation_change
+    objects = len(geometry.radius_O)
+    middle_T2 = geometry.centre_2 + u_TM[:, : Dimension.SCALE] * geometry.displacement_2
+    scale_T = geometry.zoom ** u_TM[:, Dimension.SCALE]
+    turn_T = u_TM[:, Dimension.ANGLE] - (u_TM[0, Dimension.ANGLE] if start_upright else 0.0)
+    separation_T = geometry.separation + u_TM[:, Dimension.SEPARATION] * geometry.separation_change
     direction_2 = np.array([np.cos(geometry.axis), np.sin(geometry.axis)])
-    side_K = np.array([-0.5, 0.5]) if objects == 2 else np.zeros(1)
-    offset_TK2 = separation_T[:, None, None] * side_K[:, None] * direction_2
-    scale_TK = np.repeat(scale_T[:, None], objects, axis=1)
+    side_O = np.array([-0.5, 0.5]) if objects == 2 else np.zeros(1)
+    offset_TO2 = separation_T[:, None, None] * side_O[:, None] * direction_2
+    scale_TO = np.repeat(scale_T[:, None], objects, axis=1)
     return Tracks(
-        centres_TK2=middle_T2[:, None] + offset_TK2,
-        radius_TK=scale_TK * geometry.radius_K,
-        scale_TK=scale_TK,
-        angle_TK=geometry.angle_K + geometry.rotation * turn_T[:, None],
+        centres_TO2=middle_T2[:, None] + offset_TO2,
+        radius_TO=scale_TO * geometry.radius_O,
+        scale_TO=scale_TO,
+        angle_TO=geometry.angle_O + geometry.rotation * turn_T[:, None],
         background_T2=background_T2,
     )
 

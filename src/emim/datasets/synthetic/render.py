@@ -1,7 +1,7 @@
 """Draw clips: procedural ones, and crops of given images that move over a given image.
 
-Shape suffixes: T frames, K objects, H and W the frame sides in pixels, S the side of a sprite image,
-B the side of the square of frame pixels around an object, C channels (3 colours, or 4 with coverage).
+Shape suffixes: T frames, O objects, H height and W width of a frame, of a sprite or of the square around an object,
+C channels (3 colours, or 4 with coverage), M taps of a filter.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from emim.datasets.synthetic.sprites import SPRITE_REACH, Sprite, cut_out, draw_
 from emim.datasets.synthetic.textures import Texture, draw_texture, ensure_contrast
 from emim.errors import ConfigError, DataError
 
+__all__ = ["Floats", "RenderedClip", "composite_clip", "render_clip", "true_displacement"]
+
 _DEFAULT_OPTIONS = ClipOptions()
 _MIP_LEVELS = 3
 
@@ -43,8 +45,8 @@ class RenderedClip:
         frames_THWC: RGB, uint8.
         label: class name.
         fps: frames per second.
-        tracks: where objects and background are in every frame.
-        objects_THW: what is seen at a pixel: 0 the background, k + 1 object k of `tracks`.
+        tracks: positions of objects and background in every frame.
+        objects_THW: the visible surface at a pixel: 0 the background, k + 1 object k of `tracks`.
     """
 
     frames_THWC: npt.NDArray[np.uint8]
@@ -76,13 +78,13 @@ def render_clip(label: str, *, seed: int, options: ClipOptions = _DEFAULT_OPTION
     background_HWC = draw_texture(rng, height + 2 * margin, width + 2 * margin)
     look_alike = rng.random() < 0.08
     sprites = []
-    for largest_radius in scene.geometry.largest_radius_K:
+    for largest_radius in scene.geometry.largest_radius_O:
         side = _sprite_side(largest_radius)
-        texture_SSC = draw_texture(rng, side, side)
+        texture_HWC = draw_texture(rng, side, side)
         if look_alike:
-            texture_SSC = _part_of(rng, background_HWC, side)
-        texture_SSC = ensure_contrast(_apart_from(background_HWC, texture_SSC), least=0.07)
-        sprites.append(cut_out(rng, texture_SSC, draw_outline(rng)))
+            texture_HWC = _part_of(rng, background_HWC, side)
+        texture_HWC = ensure_contrast(_apart_from(background_HWC, texture_HWC), least=0.07)
+        sprites.append(cut_out(rng, texture_HWC, draw_outline(rng)))
     return _render(label, scene, background_HWC, sprites)
 
 
@@ -122,11 +124,11 @@ def composite_clip(
     rows, columns = scene.options.height + 2 * margin, scene.options.width + 2 * margin
     background_HWC = _crop_of(rng, background, rows, columns, least=0.6, most=1.0)
     sprites = []
-    for k, largest_radius in enumerate(scene.geometry.largest_radius_K):
+    for k, largest_radius in enumerate(scene.geometry.largest_radius_O):
         side = _sprite_side(largest_radius)
         source_HWC = object_textures[k % len(object_textures)]
-        texture_SSC = _crop_of(rng, source_HWC, side, side, least=0.3, most=0.9)
-        sprites.append(cut_out(rng, texture_SSC, draw_rectangle(rng), plain=True))
+        texture_HWC = _crop_of(rng, source_HWC, side, side, least=0.3, most=0.9)
+        sprites.append(cut_out(rng, texture_HWC, draw_rectangle(rng), plain=True))
     return _render(label, scene, background_HWC, sprites)
 
 
@@ -179,19 +181,19 @@ def _draw_tracks(
     *,
     upright: bool,
 ) -> Tracks:
-    u_TD = draw_path(path, motion=motion, num_frames=len(shift_T2))
-    tracks = place(geometry, u_TD, shift_T2, start_upright=upright)
+    u_TM = draw_path(path, motion=motion, num_frames=len(shift_T2))
+    tracks = place(geometry, u_TM, shift_T2, start_upright=upright)
     shaken, whole_pixels = camera.random(2) < 0.25
-    centres_TK2 = tracks.centres_TK2 + (shift_T2[:, None] if shaken else 0.0)
-    return replace(tracks, centres_TK2=np.round(centres_TK2) if whole_pixels else centres_TK2)
+    centres_TO2 = tracks.centres_TO2 + (shift_T2[:, None] if shaken else 0.0)
+    return replace(tracks, centres_TO2=np.round(centres_TO2) if whole_pixels else centres_TO2)
 
 
 def _render(label: str, scene: _Scene, background_HWC: Texture, sprites: list[Sprite]) -> RenderedClip:
     tracks, options = scene.tracks, scene.options
     frames_TCHW = _background_frames(background_HWC, tracks.background_T2, scene.margin)
     objects_THW = torch.zeros(frames_TCHW[:, 0].shape, dtype=torch.uint8)
-    for k, sprite_SSC in enumerate(sprites):
-        _paste(frames_TCHW, objects_THW, sprite_SSC, tracks, k)
+    for k, sprite_HWC in enumerate(sprites):
+        _paste(frames_TCHW, objects_THW, sprite_HWC, tracks, k)
     frames_THWC = _finish(frames_TCHW, scene.noise)
     assert options.fps is not None
     return RenderedClip(frames_THWC, label, options.fps, tracks, objects_THW.numpy())
@@ -210,52 +212,52 @@ def _background_frames(background_HWC: Texture, shift_T2: npt.NDArray[np.float64
     return frames_TCHW
 
 
-def _paste(frames_TCHW: torch.Tensor, objects_THW: torch.Tensor, sprite_SSC: Sprite, tracks: Tracks, k: int) -> None:
+def _paste(frames_TCHW: torch.Tensor, objects_THW: torch.Tensor, sprite_HWC: Sprite, tracks: Tracks, k: int) -> None:
     """Draw object k over the frames, and its number over `objects_THW`, in place.
 
     Frame pixels are mapped back into the sprite and read bilinearly from the two nearest levels of a
     pyramid, so that a shrunken object does not alias.
     """
     height, width = frames_TCHW.shape[2:]
-    centre_T2 = torch.from_numpy(tracks.centres_TK2[:, k])
-    radius_T, angle_T = torch.from_numpy(tracks.radius_TK[:, k]), torch.from_numpy(tracks.angle_TK[:, k])
+    centre_T2 = torch.from_numpy(tracks.centres_TO2[:, k])
+    radius_T, angle_T = torch.from_numpy(tracks.radius_TO[:, k]), torch.from_numpy(tracks.angle_TO[:, k])
     # A window around the object, the same size in all frames.
     reach = float(radius_T.max()) * SPRITE_REACH
     box = int(np.ceil(2 * reach)) + 2
     corner_T2 = torch.floor(centre_T2 - reach - 0.5).long()
-    pixel_TB2 = corner_T2[:, None] + torch.arange(box)[:, None]
-    offset_TB2 = pixel_TB2 + 0.5 - centre_T2[:, None]
-    x_TBB, y_TBB = offset_TB2[:, None, :, 0], offset_TB2[:, :, None, 1]
+    pixel_TW2 = corner_T2[:, None] + torch.arange(box)[:, None]
+    offset_TW2 = pixel_TW2 + 0.5 - centre_T2[:, None]
+    x_THW, y_THW = offset_TW2[:, None, :, 0], offset_TW2[:, :, None, 1]
     unit_T11 = (radius_T * SPRITE_REACH)[:, None, None]
     cosine_T11, sine_T11 = torch.cos(angle_T)[:, None, None], torch.sin(angle_T)[:, None, None]
-    grid_TBB2 = torch.stack(
+    grid_THW2 = torch.stack(
         [
-            (cosine_T11 * x_TBB + sine_T11 * y_TBB) / unit_T11,
-            (cosine_T11 * y_TBB - sine_T11 * x_TBB) / unit_T11,
+            (cosine_T11 * x_THW + sine_T11 * y_THW) / unit_T11,
+            (cosine_T11 * y_THW - sine_T11 * x_THW) / unit_T11,
         ],
         dim=3,
     ).float()
-    level_T = torch.log2(sprite_SSC.shape[0] / (2 * SPRITE_REACH * radius_T)).clamp(0, _MIP_LEVELS - 1)
-    patch_TCBB = torch.zeros(len(radius_T), 4, box, box)
-    level_CSS = torch.from_numpy(sprite_SSC).permute(2, 0, 1).contiguous()
+    level_T = torch.log2(sprite_HWC.shape[0] / (2 * SPRITE_REACH * radius_T)).clamp(0, _MIP_LEVELS - 1)
+    patch_TCHW = torch.zeros(len(radius_T), 4, box, box)
+    level_CHW = torch.from_numpy(sprite_HWC).permute(2, 0, 1).contiguous()
     for level in range(_MIP_LEVELS):
         weight_T = (1 - (level_T - level).abs()).clamp(min=0).float()
         used_T = weight_T > 0
         if used_T.any():
-            sample_TCBB = functional.grid_sample(
-                level_CSS.expand(int(used_T.sum()), -1, -1, -1), grid_TBB2[used_T], align_corners=False
+            sample_TCHW = functional.grid_sample(
+                level_CHW.expand(int(used_T.sum()), -1, -1, -1), grid_THW2[used_T], align_corners=False
             )
-            patch_TCBB[used_T] += weight_T[used_T, None, None, None] * sample_TCBB
-        level_CSS = functional.avg_pool2d(level_CSS, 2)
+            patch_TCHW[used_T] += weight_T[used_T, None, None, None] * sample_TCHW
+        level_CHW = functional.avg_pool2d(level_CHW, 2)
     for t, (column, row) in enumerate(corner_T2.tolist()):
         top, left = max(row, 0), max(column, 0)
         bottom, right = min(row + box, height), min(column + box, width)
         if top >= bottom or left >= right:
             continue
-        patch_CBB = patch_TCBB[t, :, top - row : bottom - row, left - column : right - column]
-        target_CBB = frames_TCHW[t, :, top:bottom, left:right]
-        target_CBB.mul_(1 - patch_CBB[3]).add_(patch_CBB[:3])
-        objects_THW[t, top:bottom, left:right][patch_CBB[3] > 0.5] = k + 1
+        patch_CHW = patch_TCHW[t, :, top - row : bottom - row, left - column : right - column]
+        target_CHW = frames_TCHW[t, :, top:bottom, left:right]
+        target_CHW.mul_(1 - patch_CHW[3]).add_(patch_CHW[:3])
+        objects_THW[t, top:bottom, left:right][patch_CHW[3] > 0.5] = k + 1
 
 
 def _finish(frames_TCHW: torch.Tensor, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
@@ -278,11 +280,11 @@ def _finish(frames_TCHW: torch.Tensor, rng: np.random.Generator) -> npt.NDArray[
 
 def _blur(frames_TCHW: torch.Tensor, sigma: float) -> torch.Tensor:
     reach = 3
-    tap_K = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    tap_K = (tap_K / tap_K.sum()).repeat(3, 1)
+    tap_M = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    tap_M = (tap_M / tap_M.sum()).repeat(3, 1)
     padded = functional.pad(frames_TCHW, (reach, reach, reach, reach), mode="replicate")
-    padded = functional.conv2d(padded, tap_K[:, None, :, None], groups=3)
-    return functional.conv2d(padded, tap_K[:, None, None, :], groups=3)
+    padded = functional.conv2d(padded, tap_M[:, None, :, None], groups=3)
+    return functional.conv2d(padded, tap_M[:, None, None, :], groups=3)
 
 
 def _sprite_side(largest_radius: float) -> int:
@@ -293,8 +295,8 @@ def _sprite_side(largest_radius: float) -> int:
 def _part_of(rng: np.random.Generator, background_HWC: Texture, side: int) -> Texture:
     """A random part of the background, lightened or darkened: an object of the same stuff."""
     image_HWC = (background_HWC * 255).astype(np.uint8)
-    part_SSC = _crop_of(rng, image_HWC, side, side, least=0.2, most=0.7)
-    return part_SSC + np.float32(rng.choice((-1.0, 1.0)) * rng.uniform(0.05, 0.2))
+    part_HWC = _crop_of(rng, image_HWC, side, side, least=0.2, most=0.7)
+    return part_HWC + np.float32(rng.choice((-1.0, 1.0)) * rng.uniform(0.05, 0.2))
 
 
 def _apart_from(background_HWC: Texture, texture_HWC: Texture) -> Texture:
@@ -343,12 +345,12 @@ def true_displacement(clip: RenderedClip) -> Floats:
     y_H1, x_1W = np.arange(H)[:, None] + 0.5, np.arange(W)[None, :] + 0.5
     displacement_T2HW = np.empty((T - 1, 2, H, W))
     displacement_T2HW[:] = np.diff(tracks.background_T2, axis=0)[:, :, None, None]
-    for k in range(tracks.radius_TK.shape[1]):
+    for k in range(tracks.radius_TO.shape[1]):
         for t in range(T - 1):
             here_HW = clip.objects_THW[t] == k + 1
-            (x, y), (next_x, next_y) = tracks.centres_TK2[t, k], tracks.centres_TK2[t + 1, k]
-            growth = tracks.radius_TK[t + 1, k] / tracks.radius_TK[t, k]
-            turn = tracks.angle_TK[t + 1, k] - tracks.angle_TK[t, k]
+            (x, y), (next_x, next_y) = tracks.centres_TO2[t, k], tracks.centres_TO2[t + 1, k]
+            growth = tracks.radius_TO[t + 1, k] / tracks.radius_TO[t, k]
+            turn = tracks.angle_TO[t + 1, k] - tracks.angle_TO[t, k]
             cosine, sine = growth * np.cos(turn), growth * np.sin(turn)
             right_1W, down_H1 = x_1W - x, y_H1 - y
             moved_2HW = np.stack(

@@ -1,6 +1,6 @@
 """Procedural textures, from plain surfaces to photo-like mixtures, all anti-aliased.
 
-Shape suffixes: H and W the two sides in pixels, C the three colour channels, N items. Values are in [0, 1].
+Shape suffixes: H and W the two sides in pixels, C the three colour channels, M items, R pixels. Values are in [0, 1].
 
 The dead-leaves model (shapes of power-law sizes that hide each other: Lee, Mumford and Huang 2001) and 1/f
 noise share the scale-free statistics of photographs, so they carry most of the weight.
@@ -13,6 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+
+__all__ = ["Field", "Texture", "draw_palette", "draw_texture", "ensure_contrast", "noise_field", "polygon_mask"]
 
 Texture = npt.NDArray[np.float32]
 Field = npt.NDArray[np.float32]
@@ -41,12 +43,12 @@ def ensure_contrast(texture_HWC: Texture, least: float = 0.05) -> Texture:
 
 
 def draw_palette(rng: np.random.Generator, colours: int) -> npt.NDArray[np.float32]:
-    """Random colours_NC around a common one: mostly muted as in photographs, some vivid, some grey."""
+    """Random colours_MC around a common one: mostly muted as in photographs, some vivid, some grey."""
     vividness = rng.choice((0.0, 0.06, 0.3), p=(0.12, 0.58, 0.30))
-    light_N1 = rng.uniform(0.15, 0.85) + rng.normal(0.0, rng.uniform(0.08, 0.4), (colours, 1))
+    light_M1 = rng.uniform(0.15, 0.85) + rng.normal(0.0, rng.uniform(0.08, 0.4), (colours, 1))
     common_C = rng.normal(0.0, vividness, 3)
-    palette_NC = light_N1 + common_C + rng.normal(0.0, vividness * rng.uniform(0.3, 1.2), (colours, 3))
-    return np.clip(palette_NC, 0.0, 1.0).astype(np.float32)
+    palette_MC = light_M1 + common_C + rng.normal(0.0, vividness * rng.uniform(0.3, 1.2), (colours, 3))
+    return np.clip(palette_MC, 0.0, 1.0).astype(np.float32)
 
 
 def noise_field(
@@ -76,10 +78,10 @@ def noise_field(
     return np.asarray(field_HW / max(float(field_HW.std()), 1e-6), dtype=np.float32)
 
 
-def polygon_mask(points_N2: npt.NDArray[np.float64], height: int, width: int, supersample: int = 4) -> Field:
+def polygon_mask(points_M2: npt.NDArray[np.float64], height: int, width: int, supersample: int = 4) -> Field:
     """Coverage_HW in [0, 1] of a polygon given by pixel corners (x, y)."""
     image = Image.new("L", (width * supersample, height * supersample))
-    ImageDraw.Draw(image).polygon([*map(tuple, points_N2 * supersample)], fill=255)
+    ImageDraw.Draw(image).polygon([*map(tuple, points_M2 * supersample)], fill=255)
     return np.asarray(image.reduce(supersample), dtype=np.float32) / 255.0
 
 
@@ -130,11 +132,11 @@ def _dots(rng: np.random.Generator, height: int, width: int) -> Texture:
 def _patches(rng: np.random.Generator, height: int, width: int) -> Texture:
     """Voronoi cells, drawn at twice the size."""
     cells = int(rng.integers(4, 25))
-    seeds_N2 = rng.uniform(-0.1, 1.1, (cells, 2)) * (2 * height, 2 * width)
+    seeds_M2 = rng.uniform(-0.1, 1.1, (cells, 2)) * (2 * height, 2 * width)
     grid_HW2 = np.stack(np.meshgrid(np.arange(2 * height), np.arange(2 * width), indexing="ij"), axis=2)
-    flat_P2 = grid_HW2.reshape(-1, 2).astype(np.float32)
-    score_PN = flat_P2 @ (2 * seeds_N2.T).astype(np.float32) - (seeds_N2**2).sum(axis=1).astype(np.float32)
-    cell_HW = score_PN.argmax(axis=1).reshape(2 * height, 2 * width)
+    flat_R2 = grid_HW2.reshape(-1, 2).astype(np.float32)
+    score_RM = flat_R2 @ (2 * seeds_M2.T).astype(np.float32) - (seeds_M2**2).sum(axis=1).astype(np.float32)
+    cell_HW = score_RM.argmax(axis=1).reshape(2 * height, 2 * width)
     return _halve(draw_palette(rng, cells)[cell_HW])
 
 
@@ -144,25 +146,25 @@ def _dead_leaves(rng: np.random.Generator, height: int, width: int) -> Texture:
     side = float(max(height, width))
     smallest, largest = rng.uniform(0.012, 0.04) * side, rng.uniform(0.25, 0.6) * side
     # Inverse of the distribution function of a density ~ size ** -3.
-    share_N = rng.random(leaves)
-    size_N = (smallest**-2 + share_N * (largest**-2 - smallest**-2)) ** -0.5
+    share_M = rng.random(leaves)
+    size_M = (smallest**-2 + share_M * (largest**-2 - smallest**-2)) ** -0.5
     # A few large ones come first, so that no ground shows through.
-    size_N[:8] = largest
-    palette_NC = draw_palette(rng, int(rng.integers(4, 12)))
-    colour_NC = palette_NC[rng.integers(len(palette_NC), size=leaves)] + rng.normal(0, 0.05, (leaves, 3))
-    colour_NC = (np.clip(colour_NC, 0, 1) * 255).astype(np.uint8)
-    centre_N2 = rng.uniform(0.0, 1.0, (leaves, 2)) * (width, height)
-    square_N = rng.random(leaves) < rng.random()
-    corners_N42 = 2 * (size_N[:, None, None] * _quadrangles(rng, leaves) + centre_N2[:, None])
-    half_N2 = size_N[:, None] * np.exp(rng.uniform(-0.7, 0.5, (leaves, 2)))
-    box_N4 = 2 * np.concatenate([centre_N2 - half_N2, centre_N2 + half_N2], axis=1)
-    image = Image.new("RGB", (2 * width, 2 * height), tuple(colour_NC[0].tolist()))
+    size_M[:8] = largest
+    palette_MC = draw_palette(rng, int(rng.integers(4, 12)))
+    colour_MC = palette_MC[rng.integers(len(palette_MC), size=leaves)] + rng.normal(0, 0.05, (leaves, 3))
+    colour_MC = (np.clip(colour_MC, 0, 1) * 255).astype(np.uint8)
+    centre_M2 = rng.uniform(0.0, 1.0, (leaves, 2)) * (width, height)
+    square_M = rng.random(leaves) < rng.random()
+    corners_M42 = 2 * (size_M[:, None, None] * _quadrangles(rng, leaves) + centre_M2[:, None])
+    half_M2 = size_M[:, None] * np.exp(rng.uniform(-0.7, 0.5, (leaves, 2)))
+    box_M4 = 2 * np.concatenate([centre_M2 - half_M2, centre_M2 + half_M2], axis=1)
+    image = Image.new("RGB", (2 * width, 2 * height), tuple(colour_MC[0].tolist()))
     draw = ImageDraw.Draw(image)
     for fill, square, corners_8, box_4 in zip(
-        map(tuple, colour_NC.tolist()),
-        square_N,
-        corners_N42.reshape(leaves, 8).tolist(),
-        box_N4.tolist(),
+        map(tuple, colour_MC.tolist()),
+        square_M,
+        corners_M42.reshape(leaves, 8).tolist(),
+        box_M4.tolist(),
         strict=True,
     ):
         if square:
@@ -220,9 +222,9 @@ def _tint(rng: np.random.Generator, field_HW: Field) -> Texture:
     return _look_up(draw_palette(rng, int(rng.integers(2, 6))), level_HW)
 
 
-def _look_up(palette_NC: npt.NDArray[np.float32], level_HW: Field) -> Texture:
-    stops_N = np.linspace(0, 255, len(palette_NC))
-    table_C = [np.interp(np.arange(256), stops_N, palette_NC[:, c]) for c in range(3)]
+def _look_up(palette_MC: npt.NDArray[np.float32], level_HW: Field) -> Texture:
+    stops_M = np.linspace(0, 255, len(palette_MC))
+    table_C = [np.interp(np.arange(256), stops_M, palette_MC[:, c]) for c in range(3)]
     index_HW = (np.clip(level_HW, 0, 1) * 255).astype(np.uint8)
     return np.stack(table_C, axis=1).astype(np.float32)[index_HW]
 
@@ -270,15 +272,15 @@ def _rotated_axes(height: int, width: int, angle: float) -> tuple[Field, Field]:
 
 
 def _quadrangles(rng: np.random.Generator, number: int) -> npt.NDArray[np.float64]:
-    """Corners_N42 of rectangles (half of them upright) and of loose quadrangles; radius about 1."""
-    angle_N = rng.uniform(0, 2 * np.pi, number) * (rng.random(number) < 0.5)
-    half_N12 = np.exp(rng.uniform(-0.8, 0.3, (number, 1, 2)))
-    loose_N = rng.random(number) < 0.3
-    loose_N42 = np.where(loose_N[:, None, None], rng.uniform(0.5, 1.2, (number, 4, 2)), 1.0)
-    corners_N42 = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half_N12 * loose_N42
-    cosine_N, sine_N = np.cos(angle_N), np.sin(angle_N)
-    turn_N22 = np.stack([cosine_N, sine_N, -sine_N, cosine_N], axis=1).reshape(number, 2, 2)
-    return np.asarray(corners_N42 @ turn_N22)
+    """Corners_M42 of rectangles (half of them upright) and of loose quadrangles; radius about 1."""
+    angle_M = rng.uniform(0, 2 * np.pi, number) * (rng.random(number) < 0.5)
+    half_M12 = np.exp(rng.uniform(-0.8, 0.3, (number, 1, 2)))
+    loose_M = rng.random(number) < 0.3
+    loose_M42 = np.where(loose_M[:, None, None], rng.uniform(0.5, 1.2, (number, 4, 2)), 1.0)
+    corners_M42 = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half_M12 * loose_M42
+    cosine_M, sine_M = np.cos(angle_M), np.sin(angle_M)
+    turn_M22 = np.stack([cosine_M, sine_M, -sine_M, cosine_M], axis=1).reshape(number, 2, 2)
+    return np.asarray(corners_M42 @ turn_M22)
 
 
 def _halve(image_HWC: Texture) -> Texture:

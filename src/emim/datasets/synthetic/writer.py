@@ -20,6 +20,8 @@ from emim.datasets.synthetic.classes import CLASSES, ClipOptions
 from emim.datasets.synthetic.render import RenderedClip, render_clip
 from emim.errors import ConfigError, DataError
 
+__all__ = ["DatasetSummary", "write_clip", "write_dataset"]
+
 _FORMAT = 4  # raise when the same parameters would give other clips
 _DESCRIPTION = "dataset.json"
 _CHUNK = 8
@@ -27,13 +29,13 @@ _CHUNK = 8
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """What is in a generated data set.
+    """Content of a generated data set.
 
     Attributes:
         root: its folder.
         manifests: the CSV file (`path,label`, paths relative to it) of each split.
         clips: number of clips in each split.
-        reused: the data set was there already, with the same parameters.
+        reused: True if the data set existed already, with the same parameters.
     """
 
     root: Path
@@ -62,8 +64,8 @@ def write_dataset(
 ) -> DatasetSummary:
     """Write `root/<split>/<class>/<class>_00000.mp4` and `root/<split>.csv`, all or nothing.
 
-    Clips are h264, yuv420p. Which clips are drawn depends on `seed`, the split's name, the class and the
-    index only: not on the number of workers, the other splits, or how many clips there are. With several
+    Clips are h264, yuv420p. A clip depends on `seed`, the split's name, the class and the index only: not on
+    the number of workers, the other splits, or the number of clips. With several
     workers the calling script needs the usual `if __name__ == "__main__"` guard.
 
     Args:
