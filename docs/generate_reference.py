@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -138,7 +139,9 @@ def _command(parser: argparse.ArgumentParser, summary: str, level: int) -> list[
         lines += [f"| {_flags(action)} | {_cell(_help(parser, action))} |" for action in actions]
         lines.append("")
     if parser.epilog:
-        lines += [_text(parser.epilog), ""]
+        note, _, listed = parser.epilog.rpartition("examples:")
+        lines += [_text(note), ""] if note else []
+        lines += ["```bash", textwrap.dedent(listed.strip("\n")), "```", ""]
     for command, text in inner:
         lines += _command(command, text, level + 1)
     return lines
