@@ -104,6 +104,7 @@ MOVED = {
     "report.history": "training.run_folder",
     "report.intervals": "report.charts",
     "report.overlays": "motion.overlay",
+    "report.own_clips": "training.run_folder",
     "report.run_folder": "training.run_folder",
     "report.settings": "report.tables",
     "report.thinned": "motion.overlay",

@@ -20,7 +20,6 @@ from emim.evaluation.testing import TestResult, summarise, wilson_interval
 from emim.report.charts import Line, heat_map, labels, line_chart, mean_interval, round_scale, whisker_chart
 from emim.report.formatting import count, duration, points, size
 from emim.report.measurement import Measurement
-from emim.report.own_clips import validation_clips
 from emim.report.report import choose_clips
 from emim.report.tables import (
     changed_settings,
@@ -32,7 +31,7 @@ from emim.report.tables import (
     remarks_on_clips,
 )
 from emim.training.recipe import load_recipe
-from emim.training.run_folder import History, read_history, read_run, subsample
+from emim.training.run_folder import History, read_history, read_run, subsample, validation_clips
 
 LOG = """epoch,lr,step,train_loss_epoch,train_loss_step,val_loss,val_top1
 0,0.001,9,,2.5,,
@@ -86,7 +85,7 @@ def test_a_first_epoch_that_has_not_ended_is_counted_in_steps() -> None:
     assert history.series("lr") == ((10.0, 0.1), (20.0, 0.2))
 
 
-def test_long_series_are_thinned_to_means() -> None:
+def test_long_series_are_subsampled_to_means() -> None:
     series = tuple((float(x), float(x % 2)) for x in range(1000))
     short = subsample(series, 100)
     assert len(short) == 100
@@ -190,9 +189,9 @@ def _names(root: Path) -> list[str]:
 def test_where_there_are_none_it_is_said_what_to_give(generated: Path, tmp_path: Path) -> None:
     names = sorted(_names(generated))
     nothing_held_out = load_recipe(None, [f"data.path={generated / 'train.csv'}", "data.val_share=0"])
-    with pytest.raises(DataError, match="held out no clips for validation; give labelled clips with --data"):
+    with pytest.raises(DataError, match="held out no clips for validation"):
         validation_clips(nothing_held_out, names)
-    with pytest.raises(DataError, match=r"cannot load the run's validation clips .*--data"):
+    with pytest.raises(DataError, match=r"cannot load the run's validation clips .*gone"):
         validation_clips(load_recipe(None, [f"data.path={tmp_path / 'gone'}"]), names)
 
 

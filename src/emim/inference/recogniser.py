@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from emim.data.preprocessing import Preprocessing, finish_views
+from emim.environment import resolve_device
 from emim.errors import VideoError
 from emim.inference.reading import ReadVideo, VideoInfo, VideoSource, View, ViewReader, refuse_fps_of_file
 from emim.inference.scoring import (
@@ -331,4 +332,4 @@ def _check_topk(topk: int) -> None:
 
 def default_device() -> torch.device:
     """A CUDA GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return resolve_device("auto")

@@ -51,7 +51,6 @@ __all__ = [
     "read_run",
     "read_state",
     "subsample",
-    "thinned",
     "validation_clips",
     "write_config",
     "write_record",
@@ -366,9 +365,6 @@ def subsample(points: tuple[Point, ...], most: int) -> tuple[Point, ...]:
     bounds = [round(part * len(points) / most) for part in range(most + 1)]
     groups = [points[low:high] for low, high in itertools.pairwise(bounds)]
     return tuple((sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups)
-
-
-thinned = subsample  # name until version 0.1
 
 
 Ending = Literal["finished", "diverged", "unfinished"]
