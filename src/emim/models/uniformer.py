@@ -180,7 +180,7 @@ class UniFormer(nn.Module):
     def _one_by_one(self, clip: Tensor) -> bool:
         """Whether large clips of a batch are better run apart: on CPUs, together they leave the caches sooner."""
         return (
-            not self.training and len(clip) > 1 and clip.numel() >= len(clip) * _LARGE_CLIP and only_values_on_cpu(clip)
+            not self.training and only_values_on_cpu(clip) and len(clip) > 1 and clip.numel() >= len(clip) * _LARGE_CLIP
         )
 
     def _check_clip(self, clip: Tensor) -> None:

@@ -15,6 +15,7 @@ from emim.errors import ClipSizeError
 from emim.nn.attention import check_heads
 from emim.nn.layers import init_linear
 from emim.ops import cost_volume_attention, explain, motion_mlp, quick_gelu
+from emim.ops.common import has_values
 
 MotionStart = Literal["appearance", "correlation"]
 
@@ -80,7 +81,8 @@ class EMIM(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the weights anew (emim-spec, "Initialisation", and `motion_start`)."""
         self.apply(init_linear)
-        nn.init.trunc_normal_(self.rpb, std=0.02)
+        if has_values(self.rpb):
+            nn.init.trunc_normal_(self.rpb, std=0.02)
         first, last = self._motion_layers()
         nn.init.xavier_uniform_(first.weight)
         nn.init.zeros_(last.bias)
