@@ -76,6 +76,7 @@ MOVED = {
     "motion.colours": "motion.drawing",
     "motion.relevance": "motion.explanation",
     "naming": "utils",
+    "nn.attention": "nn.layers",
     "nn.depthwise": "nn.layers",
     "nn.feed_forward": "nn.layers",
     "nn.initialisation": "nn.layers",
