@@ -30,7 +30,8 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
         help="read a known data set's layout and write manifests",
         description=(
             "Read a data set as its provider distributes it, and write train.csv, val.csv or test.csv, classes.txt "
-            "and prepare.json (counts and missing files). docs/datasets.md lists the files that each data set needs."
+            "and prepare.json (counts and missing files). docs/guides/datasets.md lists the files that each data set "
+            "needs."
         ),
         epilog=examples(
             "emim prepare ssv2 ~/downloads/ssv2 -o data/ssv2",

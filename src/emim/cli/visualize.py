@@ -31,7 +31,8 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
         description=(
             "Write a video with the displacement field of an EMIM block: arrows on the frame, and beside it the field "
             "in colours, whose hue is the direction and whose saturation is the length (the wheel in the corner). "
-            "These are the classifier's own features, not the output of an optical-flow network; see docs/motion.md."
+            "These are the classifier's own features, not the output of an optical-flow network; see "
+            "docs/guides/motion.md."
         ),
         epilog=examples(
             "emim visualize clip.mp4 -o motion.mp4",
