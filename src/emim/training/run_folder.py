@@ -229,11 +229,16 @@ class SavedState:
             if not isinstance(theirs, dict) or (missing := ours.keys() - theirs.keys()):
                 lacks = f" ({', '.join(sorted(missing))} missing)" if isinstance(theirs, dict) else ""
                 raise CheckpointError(f"{self.path}: optimiser group {number} is incomplete{lacks}")
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for number, parameter in enumerate(parameters):
-            for name, value in dict(moments.get(number, {})).items():
-                if not isinstance(value, Tensor) or (value.dim() and value.shape != parameter.shape):
-                    raise CheckpointError(f"{self.path}: {name} of parameter {number} does not fit {parameter.shape}")
+            if not isinstance(theirs["params"], list) or len(theirs["params"]) != len(ours["params"]):
+                raise CheckpointError(f"{self.path}: optimiser group {number} is of other parameters than this run's")
+            for name, parameter in zip(theirs["params"], ours["params"], strict=True):
+                kept = moments.get(name, {}) if isinstance(name, int) else None
+                if not isinstance(kept, dict):
+                    raise CheckpointError(f"{self.path}: not a state of this run's optimiser")
+                for key, value in kept.items():
+                    if not isinstance(value, Tensor) or (value.dim() and value.shape != parameter.shape):
+                        shape = list(parameter.shape)
+                        raise CheckpointError(f"{self.path}: {key} of parameter {name} does not fit one of {shape}")
 
 
 class _Position(BaseModel):
