@@ -27,7 +27,6 @@ from emim.ops import cpp as native
 from emim.ops.common import (
     being_exported,
     constant_while_compiling,
-    has_values,
     under_function_transform,
     without_autocast,
 )
