@@ -18,9 +18,8 @@ import time
 from pathlib import Path
 
 from emim.data.augment.transforms import AugmentOptions
-from emim.data.batches import EpochBatches
 from emim.data.dataset import TrainClips
-from emim.data.loader import ClipLoader
+from emim.data.loader import ClipLoader, EpochBatches
 from emim.data.manifest import ClipEntry, ClipList
 from emim.data.preprocessing import Preprocessing
 from emim.data.video import VIDEO_SUFFIXES

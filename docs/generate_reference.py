@@ -1,6 +1,6 @@
 """Write the reference pages of the documentation from the code: commands, recipe keys, recipes, Python API.
 
-`docs/hooks.py` calls `pages` while the site is built, so these pages are in no folder of the repository. To look at one:
+`docs/hooks.py` calls `pages` while the site is built, so these pages are not in the repository. To look at one:
 
     python docs/generate_reference.py reference/keys.md
 """
@@ -100,8 +100,8 @@ def commands_page() -> str:
         "",
         "Written from the parser of the command line. `emim COMMAND --help` prints the same.",
         "",
-        "Exit status: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted by Ctrl-C, 143 ended "
-        "by SIGTERM with the state saved. `--debug` shows the traceback of an error.",
+        "Exit status: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted by Ctrl-C, 143 "
+        "ended by SIGTERM with the state saved. `--debug` shows the traceback of an error.",
         "",
     ]
     for command, summary in _subcommands(parser):
@@ -170,7 +170,9 @@ def _wrapped(usage: str, width: int = 100) -> list[str]:
 def _flags(action: argparse.Action) -> str:
     if not action.option_strings:
         name = action.metavar if isinstance(action.metavar, str) else action.dest
-        return f"`{name}`" + ("" if action.nargs is None else " (several)" if action.nargs in ("*", "+") else " (optional)")
+        return f"`{name}`" + (
+            "" if action.nargs is None else " (several)" if action.nargs in ("*", "+") else " (optional)"
+        )
     value = ""
     if action.nargs != 0:
         if isinstance(action.metavar, str):
@@ -207,8 +209,8 @@ def keys_page(package: griffe.Module) -> str:
     lines = [
         "# Recipe keys",
         "",
-        "Written from the configuration classes. A recipe is a YAML file with these keys; `emim train` takes overrides as "
-        "`section.key=value`, with the value in YAML. A key that a recipe leaves out has its default.",
+        "Written from the configuration classes. A recipe is a YAML file with these keys; `emim train` takes overrides "
+        "as `section.key=value`, with the value in YAML. A key that a recipe leaves out has its default.",
         "",
     ]
     top = _docs(package, RunConfig)
@@ -317,15 +319,18 @@ def api_index(package: griffe.Module) -> str:
         "`import emim` offers the names below; they are loaded on first use. Shapes in names and docstrings use the "
         "letters of the [glossary](../glossary.md#shape-letters).",
         "",
-        "| name | |",
-        "|---|---|",
     ]
-    for name in sorted(_exports(package), key=str.lower):
-        if name.startswith("__"):
-            continue
-        member = package[name]
-        lines.append(f"| [`emim.{name}`][{_real(member).path}] | {_summary(member)} |")
-    lines += ["", "| page | |", "|---|---|"]
+    names = [name for name in sorted(_exports(package), key=str.lower) if not name.startswith("__")]
+    for part in (
+        [name for name in names if not name.endswith("Error")],
+        [name for name in names if name.endswith("Error")],
+    ):
+        lines += ["| name | meaning |", "|---|---|"]
+        for name in part:
+            member = package[name]
+            lines.append(f"| [`emim.{name}`][{_real(member).path}] | {_summary(member)} |")
+        lines.append("")
+    lines += ["The public modules, by package:", "", "| page | content |", "|---|---|"]
     lines += [f"| [{title}]({room}.md) | {text} |" for room, (title, text) in ROOMS.items()]
     return "\n".join(lines) + "\n"
 
@@ -335,7 +340,10 @@ def api_page(package: griffe.Module, room: str) -> str:
     title, text = ROOMS[room]
     lines = [f"# {title}", "", text, ""]
     shown: set[str] = set()
-    for module in _modules(package[room]):
+    top = {_real(package[name]).path.rpartition(".")[0] for name in _exports(package) if not name.startswith("__")}
+    for module in sorted(
+        _modules(package[room]), key=lambda module: module.path not in top and module.path != f"emim.{room}"
+    ):
         found = [_member(module, name) for name in _exports(module)]
         new = [member for member in found if member is not None and _real(member).path not in shown]
         if not new:

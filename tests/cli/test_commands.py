@@ -84,7 +84,7 @@ def test_predict_prints_one_json_object_per_video(emim_command: Command, generat
     lines = [json.loads(line) for line in result.out.splitlines()]
     assert [line["path"] for line in lines] == [str(video) for video in videos]
     for line in lines:
-        assert set(line) == {"path", "predictions"}
+        assert set(line) == {"path", "duration_s", "fps", "frames", "size", "views", "predictions"}
         assert len(line["predictions"]) == 3
         scores = [item["score"] for item in line["predictions"]]
         assert scores == sorted(scores, reverse=True)

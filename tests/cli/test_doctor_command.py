@@ -69,6 +69,7 @@ def test_a_folder_of_any_videos(emim_command: Command, generated: Path) -> None:
         (["{root}", "--split", "test", "--quarantine", "new.txt"], "ends in .csv"),
         (["{root}/test.csv", "--quarantine", "{root}/test.csv"], "would overwrite"),
         (["{root}/test.csv", "--split", "test"], "--split needs a folder or a manifest with a column split"),
+        (["{root}", "--columns", "path=a,label=b"], "--columns is for manifests"),
         (["{root}", "--output", "{root}/test.csv/report.json"], "test.csv/report.json: cannot be written"),
     ],
 )

@@ -78,6 +78,7 @@ def test_the_report_holds_what_the_figures_depend_on(
     assert report["checkpoint"] == str(model)
     assert report["fingerprint"]["num_clips"] == report["clips"] == 22
     assert (report["precision"], report["processes"], report["split"]) == ("32-true", 1, "test")
+    assert report["batch_size"] == 8
     assert {"emim", "torch"} <= set(report["machine"]["versions"])
     assert report["clips_per_second"] == pytest.approx(22 / report["seconds"], rel=0.1)
     low, high = report["top1_95_wilson"]

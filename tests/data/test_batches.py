@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emim.data.batches import EpochBatches
+from emim.data.loader import EpochBatches
 from emim.errors import ConfigError
 
 

@@ -13,10 +13,9 @@ import pytest
 import torch
 
 from emim.data.augment.transforms import AugmentOptions
-from emim.data.batches import EpochBatches
 from emim.data.dataset import TestClips, TrainClips, init_worker
 from emim.data.folder import load_clips
-from emim.data.loader import ClipLoader
+from emim.data.loader import ClipLoader, EpochBatches
 from emim.data.manifest import ClipEntry, ClipList
 from emim.data.preprocessing import Preprocessing, test_views
 from emim.data.sampling import segment_indices_test

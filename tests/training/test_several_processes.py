@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import QUICK, start_emim
-from emim.data.batches import EpochBatches
 from emim.data.folder import load_clips
+from emim.data.loader import EpochBatches
 from emim.models.trained_model import load_model
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -101,6 +101,18 @@ def test_two_processes_follow_the_loss_curve_of_one(
     ours, theirs = (dict(load_model(folder / "model.safetensors")[0].named_parameters()) for folder in (run, alone))
     for name, value in ours.items():  # running statistics are each process's own, as usual; Adam magnifies rounding
         torch.testing.assert_close(value, theirs[name], rtol=1e-2, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on(generated: Path, tmp_path: Path, emim_process: Start) -> None:
+    words = [generated, f"output={tmp_path}", "name=run", *QUICK, *OPTIONS, "trainer.strategy=fsdp", "trainer.epochs=1"]
+    run = tmp_path / "run"
+    for arguments, steps in ((words, 4), (["--resume", run, "trainer.epochs=2"], 8)):
+        process = emim_process("train", *arguments, processes=2)
+        _, told = process.communicate(timeout=200)
+        assert process.returncode == 0, told
+        assert json.loads((run / "summary.json").read_text())["steps"] == steps
+    assert len(losses(run)) == 2
 
 
 @pytest.mark.slow

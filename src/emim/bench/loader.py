@@ -22,9 +22,8 @@ from torch.utils.data import default_collate
 
 from emim.bench.measuring import interleaved, quartiles
 from emim.data.augment.transforms import AugmentOptions
-from emim.data.batches import EpochBatches
 from emim.data.dataset import TrainClips
-from emim.data.loader import ClipLoader
+from emim.data.loader import ClipLoader, EpochBatches
 from emim.data.manifest import ClipList
 from emim.data.preprocessing import Preprocessing, train_indices
 from emim.data.video import open_video

@@ -1,7 +1,7 @@
 """Data sets of training clips and test views.
 
 The content of an item depends on (seed, draw, index) alone, so the number of loader workers does not matter. The
-number of the draw comes with every index (from `emim.data.batches`), because the copies of a data set in
+number of the draw comes with every index (from `emim.data.loader`), because the copies of a data set in
 persistent workers would not learn of a new epoch otherwise.
 
 Shape legend: V views (clips x crops), C channels, T frames, H height, W width.
@@ -55,7 +55,7 @@ class ViewsItem(TypedDict):
 class TrainClips(Dataset[TrainItem]):
     """Random training clips of labelled videos.
 
-    Indexed by (draw, index), as `emim.data.batches.EpochBatches` gives it, or by index alone for draw 0.
+    Indexed by (draw, index), as `emim.data.loader.EpochBatches` gives it, or by index alone for draw 0.
 
     Args:
         clip_list: the clips.

@@ -1,4 +1,4 @@
-"""The picture of an explanation: a column for each frame, with the frame, what speaks for the class, and the motion.
+"""Draw the picture of an explanation: a column for each frame, with the frame, the evidence, and the motion.
 
 Shape suffixes: T frames, H and W pixels of a view, C the three colours, 2 axes (x, y), h and w the grid of the features
 or of a field.
@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw
 
 from emim.motion.drawing import Floats, Picture, draw_colours, draw_legend, fitted_text, resized, text_font
 
+__all__ = ["draw_sheet"]
+
 _MOST_FRAMES = 8
 _TILE, _GAP, _MARGIN = 144, 6, 24
 _HEADER, _LABELS, _BARS, _FOOT = 76, 136, 34, 76
@@ -21,7 +23,7 @@ _INK, _QUIET, _PAPER = (28, 28, 30), (100, 100, 106), (255, 255, 255)
 
 def draw_sheet(
     frames_THWC: Picture,
-    relevance_Thw: Floats,
+    cam_Thw: Floats,
     displacement_T2hw: Floats | None,
     confidence_Thw: Floats | None,
     *,
@@ -29,12 +31,13 @@ def draw_sheet(
     title: str,
     subtitle: str,
 ) -> Picture:
-    """Lay the picture out; of more than eight frames, eight spread over the clip are shown.
+    """Draw the picture; of more than eight frames, eight spread over the clip are shown.
 
     Args:
         frames_THWC: the frames.
-        relevance_Thw: what speaks for the class (above 0) and against it, of any number of frames and any grid.
-        displacement_T2hw: in pixels of the frames, likewise; None leaves the row out.
+        cam_Thw: evidence for the class (above 0) and against it, for any number of frames on any grid.
+        displacement_T2hw: in pixels of the frames, likewise for any number of frames on any grid; None leaves the row
+            out.
         confidence_Thw: of the displacements.
         label: the class.
         title: the first line.
@@ -61,11 +64,11 @@ def draw_sheet(
 
     shown = [_sized(frames_THWC[time], tile) for time in times]
     top = row(_MARGIN + _HEADER, "Frames", "at the network's size", shown)
-    scaled_Thw = _scaled(relevance_Thw)
-    relevance = [scaled_Thw[_at(time, T, len(scaled_Thw))] for time in times]
-    pairs = zip(shown, relevance, strict=True)
+    scaled_Thw = _scaled(cam_Thw)
+    shares = [scaled_Thw[_at(time, T, len(scaled_Thw))] for time in times]
+    pairs = zip(shown, shares, strict=True)
     top = row(top, "Evidence", f"for {label}", [_evidence(frame_HWC, values_hw) for frame_HWC, values_hw in pairs])
-    top = _draw_shares(pen, top, relevance_Thw, times, T, tile[1])
+    top = _draw_shares(pen, top, cam_Thw, times, T, tile[1])
     if displacement_T2hw is not None and confidence_Thw is not None:
         largest = max(float(np.quantile(np.hypot(*displacement_T2hw.swapaxes(0, 1)), 0.99)), 1.0)
         at = [_at(time, T, len(confidence_Thw)) for time in times]
@@ -80,7 +83,7 @@ def draw_sheet(
 
 
 def _at(time: int, frames: int, steps: int) -> int:
-    """Which of `steps` a frame belongs to: there may be one for every second frame."""
+    """Return the step of a frame: there may be a step for every second frame only."""
     return time * steps // frames
 
 
@@ -88,30 +91,28 @@ def _sized(picture_HWC: Picture, size: tuple[int, int]) -> Picture:
     return np.asarray(Image.fromarray(picture_HWC).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
-def _scaled(relevance_Thw: Floats) -> Floats:
-    """To at most 1 either way, for drawing. What all places have in common is taken off: it tells none from another."""
-    common = max(0.0, float(relevance_Thw.min())) + min(0.0, float(relevance_Thw.max()))
-    apart_Thw = relevance_Thw - common
+def _scaled(cam_Thw: Floats) -> Floats:
+    """Scale to at most 1 in absolute value. What all places have in common is subtracted, since it separates none."""
+    common = max(0.0, float(cam_Thw.min())) + min(0.0, float(cam_Thw.max()))
+    apart_Thw = cam_Thw - common
     return np.asarray(apart_Thw / max(float(np.abs(apart_Thw).max()), 1e-12))
 
 
-def _evidence(frame_HWC: Picture, relevance_hw: Floats) -> Picture:
-    """The frame in light grey, under orange where it speaks for the class and blue where it speaks against it."""
+def _evidence(frame_HWC: Picture, cam_hw: Floats) -> Picture:
+    """Draw the frame in light grey, under orange for evidence for the class and blue for evidence against it."""
     height, width = frame_HWC.shape[:2]
     grey_HWC = np.asarray(Image.fromarray(frame_HWC).convert("L"), dtype=np.float32)[..., None] * 0.6 + 90
-    relevance_HWC = resized(relevance_hw, height, width)[..., None]
-    share_HWC = 0.9 * np.abs(relevance_HWC) ** 0.7
-    return np.asarray(
-        (1 - share_HWC) * grey_HWC + share_HWC * np.where(relevance_HWC > 0, _FOR, _AGAINST), dtype=np.uint8
-    )
+    cam_HWC = resized(cam_hw, height, width)[..., None]
+    share_HWC = 0.9 * np.abs(cam_HWC) ** 0.7
+    return np.asarray((1 - share_HWC) * grey_HWC + share_HWC * np.where(cam_HWC > 0, _FOR, _AGAINST), dtype=np.uint8)
 
 
 def _draw_shares(
-    pen: ImageDraw.ImageDraw, top: int, relevance_Thw: Floats, times: list[int], frames: int, tile_width: int
+    pen: ImageDraw.ImageDraw, top: int, cam_Thw: Floats, times: list[int], frames: int, tile_width: int
 ) -> int:
-    """A bar for each frame: its share of all that speaks for the class."""
-    speaks_T = np.maximum(relevance_Thw, 0).sum(axis=(1, 2))
-    share_T = speaks_T / max(float(speaks_T.sum()), 1e-12)
+    """Draw a bar for each frame: its share of the evidence for the class."""
+    evidence_T = np.maximum(cam_Thw, 0).sum(axis=(1, 2))
+    share_T = evidence_T / max(float(evidence_T.sum()), 1e-12)
     pen.text((_MARGIN, top), "share of a frame", _QUIET, text_font(13))
     for column, time in enumerate(times):
         left = _MARGIN + _LABELS + column * (tile_width + _GAP)
@@ -124,7 +125,7 @@ def _draw_shares(
 
 def _draw_key(pen: ImageDraw.ImageDraw, top: int, label: str, width: int) -> None:
     left = _MARGIN + _LABELS
-    for colour, text in ((_FOR, f"speaks for {label}"), (_AGAINST, f"speaks against {label}")):
+    for colour, text in ((_FOR, f"evidence for {label}"), (_AGAINST, f"evidence against {label}")):
         pen.rectangle((left, top, left + 14, top + 14), tuple(int(value) for value in colour))
         text = fitted_text(text, text_font(14), (width - _MARGIN - _LABELS) / 3)
         pen.text((left + 22, top - 1), text, _QUIET, text_font(14))

@@ -9,9 +9,8 @@ from typing import Any
 import lightning
 from torch.utils.data import DataLoader, Subset
 
-from emim.data.batches import EpochBatches
 from emim.data.dataset import TestClips, TrainClips, init_worker
-from emim.data.loader import ClipLoader, ErrorsAsItems, default_workers
+from emim.data.loader import ClipLoader, EpochBatches, ErrorsAsItems, default_workers
 from emim.data.manifest import ClipList
 from emim.data.preprocessing import Preprocessing
 from emim.errors import ConfigError, EmimError

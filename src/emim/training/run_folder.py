@@ -51,7 +51,6 @@ __all__ = [
     "read_run",
     "read_state",
     "subsample",
-    "thinned",
     "validation_clips",
     "write_config",
     "write_record",
@@ -231,11 +230,16 @@ class SavedState:
             if not isinstance(theirs, dict) or (missing := ours.keys() - theirs.keys()):
                 lacks = f" ({', '.join(sorted(missing))} missing)" if isinstance(theirs, dict) else ""
                 raise CheckpointError(f"{self.path}: optimiser group {number} is incomplete{lacks}")
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for number, parameter in enumerate(parameters):
-            for name, value in dict(moments.get(number, {})).items():
-                if not isinstance(value, Tensor) or (value.dim() and value.shape != parameter.shape):
-                    raise CheckpointError(f"{self.path}: {name} of parameter {number} does not fit {parameter.shape}")
+            if not isinstance(theirs["params"], list) or len(theirs["params"]) != len(ours["params"]):
+                raise CheckpointError(f"{self.path}: optimiser group {number} is of other parameters than this run's")
+            for name, parameter in zip(theirs["params"], ours["params"], strict=True):
+                kept = moments.get(name, {}) if isinstance(name, int) else None
+                if not isinstance(kept, dict):
+                    raise CheckpointError(f"{self.path}: not a state of this run's optimiser")
+                for key, value in kept.items():
+                    if not isinstance(value, Tensor) or (value.dim() and value.shape != parameter.shape):
+                        shape = list(parameter.shape)
+                        raise CheckpointError(f"{self.path}: {key} of parameter {name} does not fit one of {shape}")
 
 
 class _Position(BaseModel):
@@ -366,9 +370,6 @@ def subsample(points: tuple[Point, ...], most: int) -> tuple[Point, ...]:
     bounds = [round(part * len(points) / most) for part in range(most + 1)]
     groups = [points[low:high] for low, high in itertools.pairwise(bounds)]
     return tuple((sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups)
-
-
-thinned = subsample  # name until version 0.1
 
 
 Ending = Literal["finished", "diverged", "unfinished"]

@@ -13,14 +13,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from emim.data.augment.crops import LetterboxCrop, RandomResizedCrop, StretchCrop
 from emim.data.augment.transforms import (
     AugmentOptions,
     ColorJitter,
     GaussianNoise,
     HorizontalFlip,
+    LetterboxCrop,
     RandomErasing,
+    RandomResizedCrop,
     RandomRotation,
+    StretchCrop,
     TimeReverse,
     TrainTransform,
     reduced,

@@ -75,13 +75,14 @@ def _cost_volume_backward(
     q, k, v, grad_context = (channels_together(x) for x in (q, k, v, grad_context))
     if grad_affinity is not None:
         grad_affinity = channels_together(grad_affinity)
-    B, N, T, H, W, _ = q.shape
+    B, N, T = q.shape[:3]
     R, P = max(1, T - 1), rpb[0].numel()
     grad_q, grad_k, grad_v = (empty_like_rows(x) for x in (q, k, v))
     if T > 1:  # the last frame asks nothing, and nobody looks at the first one
         grad_q[:, :, -1], grad_k[:, :, 0], grad_v[:, :, 0] = 0, 0, 0
-    weights, grad_raw = affinity.new_empty((2, B, N, R, H, W, P))
     sizes = _sizes(q, rpb)
+    planes = library().emim_planes(sizes, ctypes.c_int64(rpb.element_size()))
+    weights, grad_raw = affinity.new_empty((2, B, N, R, planes))
     grad_bias = affinity.new_empty((B, N, R, library().emim_bands(sizes), P))
     _run(
         "backward", q, rpb, _map(q), _map(k), _map(v), _map(affinity), _map(grad_context),

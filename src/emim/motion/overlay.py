@@ -1,4 +1,4 @@
-"""Draw the motion of a clip over it, small enough to be embedded in a page.
+"""A short video of a clip with its motion drawn on it, small enough to lie within a page or a notebook.
 
 Shape suffixes: H and W pixels of a frame, C colours, 2 axes (x to the right, y down), h and w the grid of a field.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
+from emim._moved import renamed
 from emim.data.manifest import ClipEntry
 from emim.data.preprocessing import Preprocessing
 from emim.data.video import VideoReader, open_video
@@ -25,15 +26,17 @@ from emim.motion.animation import full_colour_length
 from emim.motion.drawing import Picture, draw
 from emim.motion.video import FrameMotion, video_motion
 
+__all__ = ["Overlay", "SubsampledVideo", "describe_motion", "draw_overlay", "overlay_of"]
+
 
 class SubsampledVideo(VideoReader):
-    """Every n-th frame of an excerpt of a video, presented as a whole video.
+    """Every n-th frame of a part of a video, read as a video of its own.
 
     Args:
-        reader: the open video; the caller closes it.
-        first: index of the first frame.
-        stop: index after the last frame.
-        most: maximum number of frames; n follows from it.
+        reader: the open video; it is not closed with this one.
+        first: number of its first frame.
+        stop: number of the frame after its last one.
+        most: largest number of frames, from which n follows.
     """
 
     def __init__(self, reader: VideoReader, first: int, stop: int, most: int) -> None:
@@ -57,33 +60,34 @@ class SubsampledVideo(VideoReader):
 
 
 _SIDE = 280
-"""Longest side of a frame in pixels; two of them are side by side."""
+"""Longest side of a frame, in pixels; two frames are side by side."""
 _SECONDS = 3.0
 _MOST_FRAMES = 36
-"""Maximum number of frames of an overlay: a page of eight should neither take minutes nor many megabytes."""
+"""Frames of an overlay: a page with eight overlays should take neither minutes nor many megabytes."""
 _SHORTEST = 1.5
-"""Minimum duration of an overlay in seconds: clips of a few frames would flicker by."""
+"""Least duration of an overlay in seconds; shorter clips are slowed down."""
 _SLOWEST = 4
-_QUALITY = 30
-"""The encoder's crf: between small and clear."""
+_QUALITIES = (30, 36, 42, 51)
+"""crf of the encoder, from clear to small; the first one that keeps to the size is taken."""
+_MOST_BYTES = 2 << 20
 _ONE_WAY = 0.5
-"""Length of the mean displacement over the mean length, from which the motion counts as going one way."""
+"""Least ratio of the mean displacement's length to the mean length, for motion that goes one way."""
 _AT_REST = 0.01
-"""Mean displacement as a share of the longest side, below which hardly anything moves."""
+"""Mean displacement, relative to the longest side, below which hardly anything moves."""
 _WAYS = ("right", "lower right", "down", "lower left", "left", "upper left", "up", "upper right")
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """An embedded video and its poster.
+    """A video and its poster image.
 
     Attributes:
-        mp4: the video.
+        mp4: the video, at most 2 MiB of frames without strong noise.
         poster: a frame of it, as JPEG.
-        width: width of both in pixels.
-        height: height of both in pixels.
-        slowed: duration of the video over that of the clip.
-        motion: description of the motion, as alternative text.
+        width: of both, in pixels.
+        height: of both, in pixels.
+        slowed: duration of the video relative to that of the clip.
+        motion: the motion in words, as a text alternative.
     """
 
     mp4: bytes
@@ -95,7 +99,7 @@ class Overlay:
 
 
 def draw_overlay(model: nn.Module, pre: Preprocessing, entry: ClipEntry) -> Overlay:
-    """Draw the first seconds of a clip: frames with arrows beside the colours of their motion.
+    """Draw the first three seconds of a clip of a list; see `overlay_of`.
 
     Args:
         model: a network with EMIM blocks.
@@ -110,26 +114,60 @@ def draw_overlay(model: nn.Module, pre: Preprocessing, entry: ClipEntry) -> Over
     with open_video(entry.path) as reader:
         first, stop = entry.frame_range(reader.num_frames, reader.fps)
         stop = min(stop, first + max(2, round(_SECONDS * reader.fps)))
-        subsampled = SubsampledVideo(reader, first, stop, _MOST_FRAMES)
-        motion = list(video_motion(model, pre, subsampled, longest_side=_SIDE))
-        fps = subsampled.fps
-    motion = [_enlarged(item) for item in motion]
+        return overlay_of(model, pre, reader, first, stop)
+
+
+def overlay_of(
+    model: nn.Module,
+    pre: Preprocessing,
+    reader: VideoReader,
+    first: int,
+    stop: int,
+    *,
+    most_frames: int = _MOST_FRAMES,
+) -> Overlay:
+    """Draw the frames [first, stop) of a video: frames with arrows, beside the colours of their motion.
+
+    Args:
+        model: a network with EMIM blocks.
+        pre: the preprocessing that it was trained with.
+        reader: the open video.
+        first: first frame.
+        stop: frame after the last one.
+        most_frames: largest number of frames drawn; of more, every n-th is drawn.
+
+    Raises:
+        VideoError: a frame cannot be read.
+        UnknownNameError: the network has no EMIM block.
+    """
+    subsampled = SubsampledVideo(reader, first, stop, most_frames)
+    motion = [_enlarged(item) for item in video_motion(model, pre, subsampled, longest_side=_SIDE)]
     longest = max(motion[0].frame_HWC.shape[:2])
     lengths = np.concatenate([np.hypot(*item.displacement_2hw).ravel() for item in motion])
     largest = full_colour_length(lengths, longest)
     pictures = [draw(item.frame_HWC, item.displacement_2hw, item.confidence_hw, largest) for item in motion]
     poster = pictures[len(pictures) // 2]
     height, width = (side // 2 * 2 for side in poster.shape[:2])
-    slowed = min(_SLOWEST, max(1.0, _SHORTEST * fps / len(pictures)))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "overlay.mp4"
-        write_video(path, pictures, fps / slowed, crf=_QUALITY)
-        mp4 = path.read_bytes()
+    slowed = min(_SLOWEST, max(1.0, _SHORTEST * subsampled.fps / len(pictures)))
+    mp4 = _encode(pictures, subsampled.fps / slowed)
     return Overlay(mp4, _jpeg(poster[:height, :width]), width, height, slowed, describe_motion(motion))
 
 
+def _encode(pictures: Sequence[Picture], fps: float) -> bytes:
+    """Encode an mp4, in lower quality where it would be too large."""
+    mp4 = b""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "overlay.mp4"
+        for quality in _QUALITIES:
+            write_video(path, pictures, fps, crf=quality)
+            mp4 = path.read_bytes()
+            if len(mp4) <= _MOST_BYTES:
+                break
+    return mp4
+
+
 def describe_motion(motion: Sequence[FrameMotion]) -> str:
-    """Describe in words where most of the motion goes, weighted by confidence."""
+    """Describe the main direction of motion in words; places are weighted by their confidence."""
     shift_Q2 = np.concatenate([item.displacement_2hw.reshape(2, -1).T for item in motion])
     weight_Q = np.concatenate([item.confidence_hw.ravel() for item in motion]).astype(np.float64)
     if not weight_Q.any():
@@ -149,7 +187,7 @@ def _way(x: float, y: float) -> str:
 
 
 def _enlarged(item: FrameMotion) -> FrameMotion:
-    """Enlarge frames that are smaller than shown, since arrows need room."""
+    """Enlarge frames that are smaller than an overlay, since arrows need room."""
     height, width = item.frame_HWC.shape[:2]
     factor = _SIDE / max(height, width)
     if factor <= 1:
@@ -163,3 +201,6 @@ def _jpeg(picture_HWC: Picture) -> bytes:
     held = io.BytesIO()
     Image.fromarray(picture_HWC).save(held, format="JPEG", quality=80)
     return held.getvalue()
+
+
+__getattr__ = renamed(__name__, {"ThinnedVideo": ("SubsampledVideo", SubsampledVideo)})
