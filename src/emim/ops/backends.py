@@ -328,7 +328,7 @@ def gradients_by_dense(
     return [next(grads) if want else None for _, want in zip(inputs, wanted, strict=False)]
 
 
-_NO_TRANSFORMS: Final = "it has no rules for the transforms of torch.func; 'dense' has"
+_NO_TRANSFORMS: Final = "the transforms of torch.func need 'dense' or 'reference'"
 
 
 def _transformed() -> bool:
