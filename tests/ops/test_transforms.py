@@ -135,13 +135,16 @@ def test_an_empty_batch_gives_empty_results(backend: str | None) -> None:
     )
     (context.sum() + motion.sum()).backward()
     q, _, _, rpb = inputs
-    assert q.grad is not None and q.grad.shape == q.shape
-    assert rpb.grad is not None and not rpb.grad.any()
+    assert q.grad is not None
+    assert q.grad.shape == q.shape
+    assert rpb.grad is not None
+    assert not rpb.grad.any()
     module = EMIM(16, 2, 3, backend=backend)
     x = torch.zeros(0, 60, 16, requires_grad=True)
     module(x, GRID).sum().backward()
     assert x.grad is not None
-    assert module.rpb.grad is not None and not module.rpb.grad.any()
+    assert module.rpb.grad is not None
+    assert not module.rpb.grad.any()
 
 
 def test_an_empty_batch_through_a_network() -> None:

@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias
 
@@ -25,9 +24,9 @@ from torch import Tensor
 from emim.errors import OpInputError, UnknownNameError
 from emim.ops import cpp as native
 from emim.ops.common import (
+    WHY_NO_TRITON,
     being_exported,
     constant_while_compiling,
-    has_values,
     under_function_transform,
     without_autocast,
 )
@@ -172,8 +171,8 @@ class Fused:
         return fused.cost_volume_fused(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ, with_affinity=with_affinity)
 
     def why_not_here(self, device: torch.device) -> str | None:
-        if not _TRITON:
-            return "Triton is not installed (pip install 'emim[gpu]')"
+        if WHY_NO_TRITON is not None:
+            return WHY_NO_TRITON
         if fused.TOO_OLD is not None:
             return fused.TOO_OLD
         if fused.INTERPRETED:
@@ -197,8 +196,7 @@ class Fused:
         return None
 
 
-_TRITON: Final = find_spec("triton") is not None
-if _TRITON:
+if WHY_NO_TRITON is None:
     # Not on first use: operators cannot be registered while torch.compile looks on.
     from emim.ops import triton as fused
 
@@ -266,7 +264,7 @@ def _fastest(q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> Choice:
         return Choice(FALLBACK, dict.fromkeys(_FAST, "a graph is being exported"))
     refused: dict[str, str] = {}
     for name in _FAST:
-        if name == "fused" and _TRITON and fused.INTERPRETED:
+        if name == "fused" and WHY_NO_TRITON is None and fused.INTERPRETED:
             refused[name] = "Triton runs in its interpreter, which is for tests"
             continue
         reason = BACKENDS[name].why_not_here(q_BNTHWD.device)

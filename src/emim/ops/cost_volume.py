@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Literal, overload
 
-import torch
 from torch import Tensor
 
 from emim.errors import OpInputError
