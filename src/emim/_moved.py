@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from types import ModuleType
+from typing import Any
 
 MOVED = {
     "data.augment.crops": "data.augment.transforms",
@@ -74,7 +75,9 @@ MOVED = {
     "motion.change": "motion.field",
     "motion.colours": "motion.drawing",
     "motion.relevance": "motion.explanation",
+    "motion.sheet": "motion.explanation",
     "naming": "utils",
+    "nn.attention": "nn.layers",
     "nn.depthwise": "nn.layers",
     "nn.feed_forward": "nn.layers",
     "nn.initialisation": "nn.layers",
@@ -102,9 +105,11 @@ MOVED = {
     "report.diagnosis_rows": "report.tables",
     "report.history": "training.run_folder",
     "report.intervals": "report.charts",
+    "report.overlays": "motion.overlay",
+    "report.own_clips": "training.run_folder",
     "report.run_folder": "training.run_folder",
     "report.settings": "report.tables",
-    "report.thinned": "report.overlays",
+    "report.thinned": "motion.overlay",
     "report.timing_rows": "report.tables",
     "report.words": "report.formatting",
     "report.writing": "report.page",
@@ -143,3 +148,23 @@ def install() -> None:
     """Add the hook; before the others, so that an old package that became another one is never loaded twice."""
     if not any(isinstance(finder, _Redirect) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Redirect())
+
+
+def renamed(module: str, names: Mapping[str, tuple[str, Any]]) -> Callable[[str], Any]:
+    """Make the `__getattr__` of a module whose public names changed, so that old names work with a warning.
+
+    Args:
+        module: its `__name__`.
+        names: for each old name the new one, in words, and the object.
+    """
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        new, thing = names[name]
+        warnings.warn(
+            f"{module}.{name} is now {new}; the old name works until version 0.3", FutureWarning, stacklevel=2
+        )
+        return thing
+
+    return find

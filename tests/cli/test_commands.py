@@ -84,7 +84,7 @@ def test_predict_prints_one_json_object_per_video(emim_command: Command, generat
     lines = [json.loads(line) for line in result.out.splitlines()]
     assert [line["path"] for line in lines] == [str(video) for video in videos]
     for line in lines:
-        assert set(line) == {"path", "predictions"}
+        assert set(line) == {"path", "duration_s", "fps", "frames", "size", "views", "predictions"}
         assert len(line["predictions"]) == 3
         scores = [item["score"] for item in line["predictions"]]
         assert scores == sorted(scores, reverse=True)
@@ -119,7 +119,7 @@ def test_generate_and_its_manifest(emim_command: Command, tmp_path: Path) -> Non
         (["predict", "empty"], "empty: no videos in this folder"),
         (["predict", "text.mp4"], "text.mp4"),
         (["predict", "text.mp4", "--checkpoint", "nowhere.safetensors"], "nowhere.safetensors: no such checkpoint"),
-        (["predict", "text.mp4", "--checkpoint", "text.mp4"], "text.mp4: not a readable safetensors file"),
+        (["predict", "text.mp4", "--checkpoint", "text.mp4"], "text.mp4: a trained model is a .safetensors file"),
         (["test", "bundled", "--data", "nowhere"], "nowhere"),
         (["test", "bundled", "--data", "empty"], "empty"),
         (["train", "empty"], "empty"),

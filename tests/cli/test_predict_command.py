@@ -19,6 +19,7 @@ import pytest
 
 from conftest import CommandResult
 from emim.cli.console import progress_bar
+from emim.data.video import open_video
 
 Command = Callable[..., CommandResult]
 
@@ -60,6 +61,20 @@ def test_workers_and_batches_change_nothing_but_rounding(emim_command: Command, 
         assert one["path"] == two["path"]
         scores = [{item["label"]: item["score"] for item in line["predictions"]} for line in (one, two)]
         assert scores[0] == pytest.approx(scores[1], abs=2e-5)
+
+
+def test_the_json_says_what_was_looked_at(emim_command: Command, trained: Path, folder: Path) -> None:
+    video = folder / "a" / "0.mp4"
+    result = emim_command("predict", video, "--checkpoint", trained / "model.safetensors", "--json", "--device", "cpu")
+    (line,) = lines(result)
+    with open_video(video) as reader:
+        assert (line["frames"], line["fps"]) == (reader.num_frames, pytest.approx(reader.fps))
+        assert line["duration_s"] == pytest.approx(reader.duration, abs=1e-3)
+        (view,) = line["views"]
+        assert view["times_s"] == pytest.approx([reader.time_of(number) for number in view["frames"]], abs=1e-3)
+    assert view["frames"] == [0, 2, 4, 5]  # round(7 / 4 * i)
+    assert (line["size"], view["clip"], view["crop"]) == ([64, 48], 0, "centre")
+    assert view["box"] == [8, 0, 48, 48]
 
 
 def test_one_video_needs_no_summary(emim_command: Command, trained: Path, folder: Path) -> None:

@@ -163,6 +163,38 @@ def set_edit_list(path: Path, edits: Sequence[tuple[float, int]]) -> None:
     path.write_bytes(data)
 
 
+def drop_usability_information(path: Path) -> None:
+    """Cut the usability information, with the number of pictures to hold back, from x264's parameter set in an mp4."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"avcC") + 4 + 6
+    length = int.from_bytes(data[at : at + 2], "big")
+    unit = bytes(data[at + 2 : at + 2 + length])
+    bits = "".join(f"{byte:08b}" for byte in unit[1:].replace(b"\x00\x00\x03", b"\x00\x00"))
+    place = 24
+
+    def skip_numbers(count: int) -> None:
+        nonlocal place
+        for _ in range(count):
+            zeros = bits.index("1", place) - place
+            place += 2 * zeros + 1
+
+    assert bits[:8] == f"{100:08b}"  # High: then chroma, depths and two flags
+    skip_numbers(4)
+    place += 2
+    skip_numbers(4)  # bits of frame_num, order kind 0 and its bits, reference frames
+    place += 1
+    skip_numbers(2)
+    place += 2
+    assert bits[place : place + 2] == "01"  # no cropping; usability information follows
+    kept = bits[: place + 1] + "01"
+    kept += "0" * (-len(kept) % 8)
+    short = unit[:1] + bytes(int(kept[i : i + 8], 2) for i in range(0, len(kept), 8))
+    assert b"\x00\x00" not in short
+    # Trailing zero bytes are no part of a unit, so the box keeps its length.
+    data[at + 2 : at + 2 + length] = short + bytes(length - len(short))
+    path.write_bytes(data)
+
+
 def set_rotation(path: Path, rotation: int) -> None:
     """Write the display matrix that phones write into the track header of an mp4."""
     cosine, sine = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[rotation]

@@ -18,10 +18,11 @@ from emim.data.preprocessing import test_views as views_of
 from emim.data.video import open_video
 from emim.evaluation.diagnosis import Diagnosis, diagnose
 from emim.evaluation.diagnosis.ablations import shuffled_order
-from emim.evaluation.diagnosis.diagnose import ConditionResult
+from emim.evaluation.diagnosis.diagnose import AblationResult
 from emim.evaluation.diagnosis.statistics import Estimate
-from emim.evaluation.outputs import clip_outputs
+from emim.evaluation.outputs import score_clips
 from emim.inference.recogniser import Recogniser
+from emim.inference.scoring import ScoringOptions
 
 
 @pytest.fixture
@@ -34,19 +35,22 @@ def clips(recogniser: Recogniser, generated: Path) -> ClipList:
     return load_clips(generated, split="test", classes=recogniser.classes)
 
 
-def diagnosis_of(model: nn.Module, recogniser: Recogniser, clips: ClipList, **options: Any) -> Diagnosis:
-    found = diagnose(model, clips, recogniser.preprocessing, **options)
+def diagnosis_of(
+    model: nn.Module, recogniser: Recogniser, clips: ClipList, *, seed: int = 0, **options: Any
+) -> Diagnosis:
+    of_model = Recogniser(model, recogniser.card, device="cpu")
+    found = diagnose(of_model, clips, ScoringOptions(**{"workers": 0, **options}), seed=seed)
     assert found is not None
     return found
 
 
-def condition_of(diagnosis: Diagnosis, name: str) -> ConditionResult:
-    (found,) = (condition for condition in diagnosis.conditions if condition.name == name)
+def result_of(diagnosis: Diagnosis, name: str) -> AblationResult:
+    (found,) = (condition for condition in diagnosis.ablations if condition.name == name)
     return found
 
 
 def predicted(diagnosis: Diagnosis, name: str) -> list[int]:
-    return list(condition_of(diagnosis, name).predicted)
+    return list(result_of(diagnosis, name).predicted)
 
 
 def named(model: nn.Module, views: list[Tensor]) -> list[int]:
@@ -61,9 +65,9 @@ def test_every_condition_is_what_it_says(recogniser: Recogniser, clips: ClipList
     diagnosis = diagnosis_of(model, recogniser, clips, seed=3)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
-    plain = clip_outputs(model, clips, recogniser.preprocessing)
+    plain = score_clips(recogniser, clips, ScoringOptions(workers=0))
     assert plain is not None
-    assert predicted(diagnosis, "as_is") == plain.score_NK.argmax(1).tolist()
+    assert predicted(diagnosis, "as_is") == plain.score_SK.argmax(1).tolist()
 
     views = []
     for entry in clips:
@@ -90,11 +94,11 @@ def test_every_condition_is_what_it_says(recogniser: Recogniser, clips: ClipList
 def test_figures_are_those_of_the_predicted_classes(recogniser: Recogniser, clips: ClipList) -> None:
     diagnosis = diagnosis_of(recogniser.model, recogniser, clips)
     labels = np.array([entry.label for entry in diagnosis.clips])
-    assert [condition.name for condition in diagnosis.conditions] == [
+    assert [condition.name for condition in diagnosis.ablations] == [
         "as_is", "frozen", "shuffled", "reversed", "motion_zeroed", "appearance_zeroed",
     ]  # fmt: skip
     as_is = (np.array(predicted(diagnosis, "as_is")) == labels).mean()
-    for condition in diagnosis.conditions:
+    for condition in diagnosis.ablations:
         share = (np.array(condition.predicted) == labels).mean()
         assert condition.accuracy.value == pytest.approx(share)
         if condition.name == "as_is":
@@ -143,11 +147,11 @@ class Brightness(nn.Module):
 
 def test_a_network_that_sees_no_order_loses_nothing_by_it(recogniser: Recogniser, clips: ClipList) -> None:
     diagnosis = diagnosis_of(Brightness(11), recogniser, clips)
-    assert [condition.name for condition in diagnosis.conditions] == ["as_is", "frozen", "shuffled", "reversed"]
+    assert [condition.name for condition in diagnosis.ablations] == ["as_is", "frozen", "shuffled", "reversed"]
     assert len(set(predicted(diagnosis, "as_is"))) > 1
     for name in ("shuffled", "reversed"):
         assert predicted(diagnosis, name) == predicted(diagnosis, "as_is")
-        assert condition_of(diagnosis, name).difference == Estimate(0.0, (0.0, 0.0))
+        assert result_of(diagnosis, name).difference == Estimate(0.0, (0.0, 0.0))
     assert diagnosis.swaps == ()
     assert diagnosis.emim_modules == ()
     assert any("no EMIM module" in note for note in diagnosis.notes)

@@ -17,16 +17,16 @@ from backends_here import why_not
 from emim.errors import ClipSizeError
 from emim.evaluation.diagnosis.ablations import (
     appearance_zeroed,
-    emim_modules,
     freeze,
     motion_zeroed,
     reverse,
     shuffle,
     shuffled_order,
 )
-from emim.evaluation.diagnosis.diagnose import ConditionResult, conclude, notes_on
+from emim.evaluation.diagnosis.diagnose import AblationResult, conclude, notes_on
 from emim.evaluation.diagnosis.statistics import Accuracies, Estimate, Swap, bootstrap, find_swaps
 from emim.nn import EMIM
+from emim.nn.affinity import emim_blocks
 from emim.ops import cost_volume_attention, motion_mlp
 
 GRID = (3, 4, 5)
@@ -142,8 +142,8 @@ def test_a_zeroed_path_leaves_the_other_alone(network: nn.Sequential, backend: s
 
 
 def test_emim_modules_are_found_by_name(network: nn.Sequential) -> None:
-    assert list(emim_modules(network)) == ["0", "1"]
-    assert emim_modules(nn.Linear(2, 2)) == {}
+    assert list(emim_blocks(network)) == ["0", "1"]
+    assert emim_blocks(nn.Linear(2, 2)) == {}
     with motion_zeroed(nn.Linear(2, 2)):  # nothing to change
         pass
 
@@ -249,10 +249,10 @@ def test_a_swap_needs_both_directions_and_more_than_one_clip() -> None:
     assert len(swaps_of([(0, 0, 1, 4), (1, 1, 0, 1), (1, 1, 1, 3)])) == 1  # of one quarter
 
 
-def result(name: str, accuracy: tuple[float, float, float], difference: tuple[float, float, float]) -> ConditionResult:
+def result(name: str, accuracy: tuple[float, float, float], difference: tuple[float, float, float]) -> AblationResult:
     (low, value, high), (low_d, value_d, high_d) = accuracy, difference
     changed = None if name == "as_is" else Estimate(value_d, (low_d, high_d))
-    return ConditionResult(name, Estimate(value, (low, high)), changed, ())
+    return AblationResult(name, Estimate(value, (low, high)), changed, ())
 
 
 GOOD = result("as_is", (0.85, 0.9, 0.95), (0, 0, 0))
@@ -267,7 +267,7 @@ GOOD = result("as_is", (0.85, 0.9, 0.95), (0, 0, 0))
         (result("frozen", (0.9, 0.95, 1), (0.02, 0.05, 0.08)), "It does better without motion: frozen, accuracy ri"),
     ],
 )
-def test_what_is_said_of_freezing(frozen: ConditionResult, start: str) -> None:
+def test_what_is_said_of_freezing(frozen: AblationResult, start: str) -> None:
     said = conclude([GOOD, frozen], chance=0.1)
     assert len(said) == 1
     assert said[0].startswith(start)
@@ -277,11 +277,11 @@ def test_a_network_at_chance_is_not_judged() -> None:
     poor = result("as_is", (0.09, 0.15, 0.22), (0, 0, 0))
     frozen = result("frozen", (0, 0.05, 0.1), (-0.15, -0.1, -0.05))
     (said,) = conclude([poor, frozen], chance=0.1)
-    assert said.startswith("As they are, the clips are not clearly named better than by chance (15.0%, chance 10.0%)")
+    assert said.startswith("On the unchanged clips, accuracy is not clearly above chance (15.0%, chance 10.0%)")
 
 
 def test_what_is_said_of_order_and_paths() -> None:
-    conditions = [
+    results = [
         GOOD,
         result("frozen", (0.05, 0.1, 0.15), (-0.85, -0.8, -0.75)),
         result("shuffled", (0.8, 0.85, 0.9), (-0.08, -0.05, -0.02)),
@@ -289,7 +289,7 @@ def test_what_is_said_of_order_and_paths() -> None:
         result("motion_zeroed", (0.3, 0.4, 0.5), (-0.6, -0.5, -0.4)),
         result("appearance_zeroed", (0.9, 0.95, 1), (0.02, 0.05, 0.08)),
     ]
-    assert conclude(conditions, chance=0.1)[1:] == (
+    assert conclude(results, chance=0.1)[1:] == (
         "Shuffling the frames costs 5.0 points and reversing them makes no clear difference (-3.0 to +1.0 points).",
         "In the EMIM modules, zeroing the motion features costs 50.0 points and zeroing the appearance path gains "
         "5.0 points.",

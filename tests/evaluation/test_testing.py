@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from emim.data.manifest import ClipList
 from emim.data.preprocessing import Preprocessing
 from emim.errors import CheckpointError, DataError
 from emim.evaluation import testing
-from emim.evaluation.outputs import ClipOutputs, clip_outputs
+from emim.evaluation.outputs import ClipOutputs, score_clips
 from emim.inference.recogniser import Recogniser
-from emim.inference.scoring import mean_score, score_views, view_logits
+from emim.inference.scoring import ScoringOptions, mean_score, score_views, view_logits
 
 
 @pytest.fixture
@@ -28,14 +29,14 @@ def clips(recogniser: Recogniser, generated: Path) -> ClipList:
 
 
 def outputs_of(recogniser: Recogniser, clips: ClipList, **options: Any) -> ClipOutputs:
-    outputs = clip_outputs(recogniser.model, clips, recogniser.preprocessing, keep_logits=True, **options)
+    outputs = score_clips(recogniser, clips, ScoringOptions(**{"workers": 0, **options}), keep_logits=True)
     assert outputs is not None
-    assert outputs.logits_NVK is not None
+    assert outputs.logits_SVK is not None
     return outputs
 
 
 def result_of(outputs: ClipOutputs, clips: ClipList) -> testing.TestResult:
-    return testing.summarise(outputs.score_NK, outputs.label_N, clips.classes, preprocessing=Preprocessing())
+    return testing.summarise(outputs.score_SK, outputs.label_S, clips.classes, preprocessing=Preprocessing())
 
 
 def test_accuracies_by_hand() -> None:
@@ -81,12 +82,12 @@ def test_the_interval_is_wilsons(hits: int, count: int, low: float, high: float)
 
 def test_the_same_test_gives_the_same_bits_with_any_number_of_workers(recogniser: Recogniser, clips: ClipList) -> None:
     first, again, loaded = (outputs_of(recogniser, clips, batch_size=8, workers=workers) for workers in (0, 0, 2))
-    assert first.logits_NVK is not None
-    assert len(first.logits_NVK) == 22
+    assert first.logits_SVK is not None
+    assert len(first.logits_SVK) == 22
     for other in (again, loaded):
-        assert other.logits_NVK is not None
-        assert torch.equal(first.logits_NVK, other.logits_NVK)
-        assert torch.equal(first.score_NK, other.score_NK)
+        assert other.logits_SVK is not None
+        assert torch.equal(first.logits_SVK, other.logits_SVK)
+        assert torch.equal(first.score_SK, other.score_SK)
         assert first.index == other.index == tuple(range(22))
 
 
@@ -95,27 +96,54 @@ def test_another_batch_size_changes_rounding_and_no_figure(
     recogniser: Recogniser, clips: ClipList, batch_size: int
 ) -> None:
     first, other = outputs_of(recogniser, clips, batch_size=8), outputs_of(recogniser, clips, batch_size=batch_size)
-    assert first.logits_NVK is not None
-    assert other.logits_NVK is not None
-    assert (first.logits_NVK - other.logits_NVK).abs().max() <= 1e-5
+    assert first.logits_SVK is not None
+    assert other.logits_SVK is not None
+    assert (first.logits_SVK - other.logits_SVK).abs().max() <= 1e-5
     assert result_of(first, clips) == result_of(other, clips)
     assert sum(sum(row) for row in result_of(other, clips).confusion) == 22
 
 
+@pytest.mark.parametrize(("crops", "batch_size", "passes"), [
+    (1, 8, [8, 8, 6]), (1, 5, [5, 5, 5, 5, 2]), (3, 8, [8] * 8 + [2]), (3, 3, [3] * 22), (3, 32, [32, 32, 2]),
+])  # fmt: skip
+def test_the_batch_size_is_that_of_the_passes(
+    recogniser: Recogniser, clips: ClipList, crops: int, batch_size: int, passes: list[int]
+) -> None:
+    sizes: list[int] = []
+    recogniser.model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    views = dataclasses.replace(recogniser.preprocessing, crops=crops, fit="crop")
+    outputs_of(recogniser, clips, batch_size=batch_size, preprocessing=views)
+    assert sizes == passes
+
+
+def test_old_names_work_with_a_warning(recogniser: Recogniser, clips: ClipList) -> None:
+    new = testing.evaluate(recogniser, clips, ScoringOptions(workers=0))
+    with pytest.warns(FutureWarning, match=r"test_model is now evaluate, .* until version 0\.3"):
+        old = testing.test_model
+    assert old(recogniser.model, clips, recogniser.preprocessing) == new
+    with pytest.warns(FutureWarning, match="clip_outputs is now score_clips"):
+        from emim.evaluation.outputs import clip_outputs
+    found = clip_outputs(recogniser.model, clips, recogniser.preprocessing)
+    assert torch.equal(found.score_SK, outputs_of(recogniser, clips).score_SK)
+    with pytest.raises(AttributeError, match="no attribute 'test_modell'"):
+        _ = testing.test_modell
+
+
 def test_scores_are_those_of_the_kept_logits(recogniser: Recogniser, clips: ClipList) -> None:
     outputs = outputs_of(recogniser, clips)
-    assert outputs.logits_NVK is not None
-    assert torch.equal(mean_score(list(outputs.logits_NVK)), outputs.score_NK)
+    assert outputs.logits_SVK is not None
+    assert torch.equal(mean_score(list(outputs.logits_SVK)), outputs.score_SK)
     labels = [entry.label for entry in clips.entries]
-    assert outputs.label_N.tolist() == labels
+    assert outputs.label_S.tolist() == labels
 
 
 def test_bfloat16_gives_float32_logits_that_differ_a_little(recogniser: Recogniser, clips: ClipList) -> None:
-    exact, rounded = outputs_of(recogniser, clips), outputs_of(recogniser, clips, precision="bf16-mixed")
-    assert exact.logits_NVK is not None
-    assert rounded.logits_NVK is not None
-    assert rounded.logits_NVK.dtype == torch.float32
-    assert 1e-5 < (exact.logits_NVK - rounded.logits_NVK).abs().max() < 0.3
+    in_bfloat16 = Recogniser(recogniser.model, recogniser.card, device="cpu", precision="bf16-mixed")
+    exact, rounded = (outputs_of(one, clips) for one in (recogniser, in_bfloat16))
+    assert exact.logits_SVK is not None
+    assert rounded.logits_SVK is not None
+    assert rounded.logits_SVK.dtype == torch.float32
+    assert 1e-5 < (exact.logits_SVK - rounded.logits_SVK).abs().max() < 0.3
 
 
 def test_logits_that_are_not_finite_are_an_error_and_no_guess(recogniser: Recogniser, clips: ClipList) -> None:
@@ -132,18 +160,18 @@ def test_an_unreadable_clip_is_missing_and_never_replaced(
     broken = sorted((tmp_path / "test" / "away").glob("*.mp4"))[0]
     broken.write_bytes(b"")
     clips = load_clips(tmp_path, split="test", classes=recogniser.classes)
-    result = testing.test_model(recogniser.model, clips, recogniser.preprocessing, workers=1)
+    result = testing.evaluate(recogniser, clips, ScoringOptions(workers=1))
     assert result.clips == 21
     assert [path for path, _ in result.missing] == [broken]
     assert {row.name: row.clips for row in result.per_class}["away"] == 1
     for path in tmp_path.rglob("*.mp4"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="none of its 22 clips could be read"):
-        testing.test_model(recogniser.model, clips, recogniser.preprocessing)
+        testing.evaluate(recogniser, clips, ScoringOptions(workers=0))
 
 
 def test_prediction_agrees_with_the_test(recogniser: Recogniser, clips: ClipList) -> None:
-    result = testing.test_model(recogniser.model, clips, recogniser.preprocessing)
+    result = testing.evaluate(recogniser, clips, ScoringOptions(workers=0))
     hits = 0
     for entry in clips.entries:
         predictions = recogniser.predict(entry.path, topk=11)

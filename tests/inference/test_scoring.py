@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from emim.data.prefetch import AHEAD_PER_WORKER, VideoViews
+from emim.data.prefetch import AHEAD_PER_WORKER, VideoViews, read_views
 from emim.data.preprocessing import Preprocessing
 from emim.errors import CheckpointError, ConfigError, VideoError
 from emim.inference import scoring as stream
-from emim.inference.recogniser import Prediction, Recogniser
-from emim.inference.scoring import VideoScorer, auto_batch_size, auto_workers, stream_scores
+from emim.inference.reading import ViewReader
+from emim.inference.recogniser import Predictions, Recogniser
+from emim.inference.scoring import VideoScore, VideoScorer, auto_batch_size, auto_workers, stream_scores
 
 CPU = torch.device("cpu")
-Outcomes = list[tuple[Path, list[Prediction] | VideoError]]
+Outcomes = list[tuple[Path, Predictions | VideoError]]
 
 
 @pytest.fixture
@@ -64,7 +65,8 @@ def assert_same(found: Outcomes, expected: Outcomes) -> None:
             assert type(one) is type(other)
             assert str(one) == str(other)
         else:
-            assert isinstance(one, list)
+            assert isinstance(one, Predictions)
+            assert one.info == other.info
             scores = [{item.label: item.score for item in items} for items in (one, other)]
             assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
@@ -145,7 +147,7 @@ def test_results_that_are_fetched_one_batch_later_are_the_same(recogniser: Recog
     at_once, later = (VideoScorer(recogniser.model, pre, device=CPU, batch_size=3) for _ in range(2))
     later._lag = 1
     results: list[list[tuple[Path, Any]]] = [[], []]
-    for path, outcome in stream.read_views(with_broken, pre):
+    for path, outcome in read_views(with_broken, pre):
         for scorer, found in zip((at_once, later), results, strict=True):
             scorer.add(path, outcome)
             found += scorer.finished()
@@ -162,11 +164,17 @@ def test_bfloat16_differs_a_little(recogniser: Recogniser, trained: Path, videos
     exact_NK, rounded_NK = (
         torch.stack(
             [
-                score_K
-                for _, score_K in stream_scores(
-                    one.model, videos, one.preprocessing, device=CPU, workers=0, batch_size=3, precision=one.precision
+                found.score_K
+                for _, found in stream_scores(
+                    one.model,
+                    videos,
+                    ViewReader(one.preprocessing),
+                    device=CPU,
+                    workers=0,
+                    batch_size=3,
+                    precision=one.precision,
                 )
-                if isinstance(score_K, torch.Tensor)
+                if isinstance(found, VideoScore)
             ]
         )
         for one in (recogniser, rounded)

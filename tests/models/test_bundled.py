@@ -31,7 +31,7 @@ def test_it_names_generated_clips_it_has_not_seen(tmp_path: Path) -> None:
     summary = write_dataset(tmp_path / "clips", splits={"test": 10}, seed=987, options=options)
     recogniser = Recogniser.load(device="cpu")
     clips = load_clips(summary.manifests["test"], split=None, classes=recogniser.classes)
-    assert testing.test_model(recogniser.model, clips, recogniser.preprocessing).top1 >= 0.8
+    assert testing.evaluate(recogniser, clips).top1 >= 0.8
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from PIL import Image
 from emim.errors import ConfigError, VideoNotFoundError
 from emim.inference.recogniser import Recogniser
 from emim.models import create_model
-from emim.motion.explanation import class_relevance, explain
+from emim.motion.explanation import explain, hires_cam
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def clip(generated: Path) -> Path:
     return next((generated / "test" / "left").iterdir())
 
 
-def test_relevance_adds_up_to_what_sets_the_class_apart() -> None:
+def test_the_map_adds_up_to_what_sets_the_class_apart() -> None:
     torch.manual_seed(0)
     model = create_model("uniformer_tiny_emim", 5).eval()
     with torch.no_grad():
@@ -32,9 +32,9 @@ def test_relevance_adds_up_to_what_sets_the_class_apart() -> None:
     with torch.no_grad():
         logit_K = model(clip)[0] - model.head.bias
     for index in range(5):
-        relevance = class_relevance(model, clip, index)
-        assert relevance.shape == (1, 4, 1, 1) or relevance.shape[:2] == (1, 4)
-        torch.testing.assert_close(relevance.sum(), logit_K[index] - logit_K.mean(), rtol=1e-4, atol=1e-4)
+        cam = hires_cam(model, clip, index)
+        assert cam.shape == (1, 4, 1, 1) or cam.shape[:2] == (1, 4)
+        torch.testing.assert_close(cam.sum(), logit_K[index] - logit_K.mean(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_place_without_features_has_no_part_in_it() -> None:
@@ -43,18 +43,18 @@ def test_a_place_without_features_has_no_part_in_it() -> None:
     features = torch.randn(1, model.num_features, 4, 2, 2)
     features[:, :, 1, 0, 1] = 0
     model.forward_features = lambda clip: features  # type: ignore[method-assign]
-    relevance = class_relevance(model, torch.zeros(1, 3, 4, 32, 32), 1)
-    assert relevance[0, 1, 0, 1] == 0
-    assert (relevance == 0).sum() == 1
+    cam = hires_cam(model, torch.zeros(1, 3, 4, 32, 32), 1)
+    assert cam[0, 1, 0, 1] == 0
+    assert (cam == 0).sum() == 1
 
 
-def test_relevance_leaves_the_network_as_it_was() -> None:
+def test_the_map_leaves_the_network_as_it_was() -> None:
     model = create_model("uniformer_tiny_emim", 3).train()
-    class_relevance(model, torch.randn(1, 3, 4, 32, 32), 0)
+    hires_cam(model, torch.randn(1, 3, 4, 32, 32), 0)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
     with pytest.raises(IndexError, match="class 3 is not one of the 3"):
-        class_relevance(model, torch.randn(1, 3, 4, 32, 32), 3)
+        hires_cam(model, torch.randn(1, 3, 4, 32, 32), 3)
 
 
 def test_the_explanation_is_of_the_prediction(recogniser: Recogniser, clip: Path) -> None:

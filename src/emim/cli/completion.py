@@ -10,6 +10,8 @@ from emim.cli.console import SubParsers
 from emim.cli.options import examples
 from emim.errors import ConfigError
 
+__all__ = ["add_parser", "recipe_names", "run"]
+
 _SHELLS = ("bash", "zsh", "tcsh", "fish")
 
 
@@ -34,12 +36,12 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    print(script(args.shell))
+    print(script(args.shell, args.root))
     return 0
 
 
-def script(shell: str) -> str:
-    """The completion script of a shell.
+def script(shell: str, parser: argparse.ArgumentParser) -> str:
+    """Return the completion script of a parser for a shell.
 
     Raises:
         ConfigError: the package shtab is missing.
@@ -48,9 +50,6 @@ def script(shell: str) -> str:
         import shtab
     except ImportError as error:
         raise ConfigError("shtab is not installed; run: pip install shtab") from error
-    from emim.cli.main import build_parser
-
-    parser = build_parser()
     kinds = {
         "file": shtab.FILE,
         "folder": shtab.DIRECTORY,

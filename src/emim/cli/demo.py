@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from emim.inference.recogniser import Recogniser
     from emim.report import Measurement
 
+__all__ = ["add_parser", "run"]
+
 _CLIPS_PER_CLASS = {"train": 80, "test": 20}
 _SIZE = 80
 _CLIPS_SHOWN = 4
@@ -46,7 +48,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from emim.cli.predict import record_of, show
+    from emim.cli.predict import show
     from emim.cli.report import PAGE_FILE, write_report
     from emim.cli.test import print_result
     from emim.cli.train import split_overrides
@@ -54,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from emim.data.loader import default_workers
     from emim.datasets.synthetic import ClipOptions, write_dataset
     from emim.inference.recogniser import Recogniser
+    from emim.inference.scoring import ScoringOptions
     from emim.models.trained_model import BUNDLED
     from emim.report import measure
     from emim.training.recipe import find_recipe, load_recipe
@@ -87,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     say("3/5  testing on held-out clips")
     recogniser = Recogniser.load(result.model)
     with progress_bar("testing", len(test_clips)) as progress:
-        measurement = measure(recogniser, test_clips, diagnosis=False, progress=progress)
+        measurement = measure(recogniser, test_clips, ScoringOptions(workers=0), diagnosis=False, progress=progress)
     tested = measurement.test
     if not args.json:
         print_result(tested)
@@ -96,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     clip = test_clips.entries[0].path
     predictions = recogniser.predict(clip, topk=3)
     if not args.json:
-        show(clip, predictions)
+        show(predictions)
 
     say("5/5  writing the report")
     page = result.folder / PAGE_FILE
@@ -111,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
                 "report": str(page),
                 "top1_before": before,
                 "test": tested.to_dict(),
-                "prediction": record_of(clip, predictions),
+                "prediction": predictions.to_dict(),
                 "training_seconds": round(result.seconds, 1),
                 "seconds": round(time.monotonic() - started, 1),
             }
@@ -138,19 +141,19 @@ def run(args: argparse.Namespace) -> int:
 def _diagnosed(recogniser: Recogniser, measurement: Measurement) -> Measurement:
     """The measurement with a diagnosis on one view of each video: on all of them it would take as long as training."""
     from emim.evaluation.diagnosis import diagnose
+    from emim.inference.scoring import ScoringOptions
 
     started = time.monotonic()
-    one_view = replace(recogniser.preprocessing, clips=1, crops=1)
+    one_view = ScoringOptions(workers=0, preprocessing=replace(recogniser.preprocessing, clips=1, crops=1))
     with progress_bar("testing without motion", len(measurement.clips)) as progress:
-        diagnosis = diagnose(recogniser.model, measurement.clips, one_view, device=recogniser.device, progress=progress)
+        diagnosis = diagnose(recogniser, measurement.clips, one_view, progress=progress)
     return replace(measurement, diagnosis=diagnosis, seconds=measurement.seconds + time.monotonic() - started)
 
 
 def accuracy_on(recogniser: Recogniser, clips: ClipList) -> TestResult:
     """Test with a progress bar."""
-    from emim.evaluation.testing import test_model
+    from emim.evaluation.testing import evaluate
+    from emim.inference.scoring import ScoringOptions
 
     with progress_bar("testing", len(clips)) as progress:
-        return test_model(
-            recogniser.model, clips, recogniser.preprocessing, device=recogniser.device, progress=progress
-        )
+        return evaluate(recogniser, clips, ScoringOptions(workers=0), progress=progress)

@@ -17,7 +17,7 @@ from emim.cli.labelled import (
     find_clips,
     find_precision,
     find_processes,
-    find_views,
+    find_scoring,
     no_progress,
     silent,
     tell_of_missing,
@@ -28,6 +28,8 @@ from emim.cli.options import add_option, add_result_options, examples, json_with
 if TYPE_CHECKING:
     from emim.evaluation.diagnosis import Diagnosis
     from emim.evaluation.diagnosis.statistics import Interval
+
+__all__ = ["add_parser", "run"]
 
 _TITLES = {
     "as_is": "as they are",
@@ -68,7 +70,6 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from emim.data.loader import default_workers
     from emim.datasets.prepare.output import left_out
     from emim.distributed import is_first, process_group
     from emim.evaluation.diagnosis import diagnose
@@ -80,27 +81,17 @@ def run(args: argparse.Namespace) -> int:
     tell = say if first else silent
     place = find_processes(args)
     checkpoint = resolve_checkpoint(args.checkpoint)
-    recogniser = Recogniser.load(checkpoint, device=place.device)
-    split, clip_list = find_clips(args, recogniser)
     precision = find_precision(args.precision, place.device.type)
+    recogniser = Recogniser.load(checkpoint, device=place.device, precision=precision)
+    split, clip_list = find_clips(args, recogniser)
+    options = find_scoring(args, recogniser, place.devices)
     tell(clip_list.note or f"{len(clip_list)} clips from {args.data}")
     tell(f"{precision} on {place}")
 
     with process_group(place) as members:
         started = time.monotonic()
         with progress_bar("testing", len(clip_list)) if first else nullcontext(no_progress) as progress:
-            diagnosis = diagnose(
-                recogniser.model,
-                clip_list,
-                find_views(args, recogniser),
-                seed=args.seed,
-                device=place.device,
-                batch_size=args.batch_size,
-                workers=default_workers(place.devices) if args.workers is None else args.workers,
-                precision=precision,
-                group=members,
-                progress=progress,
-            )
+            diagnosis = diagnose(recogniser, clip_list, options, seed=args.seed, group=members, progress=progress)
         seconds = time.monotonic() - started
     if diagnosis is None:
         return 0  # the first process names the missing clips
@@ -116,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
             "data": str(args.data),
             "split": split,
             "left_out_by_prepare": 0 if lacking is None else lacking.clips,
-            **circumstances(clip_list, place.world, str(place), args.batch_size, seconds),
+            **circumstances(clip_list, place.world, str(place), options.batch_size, seconds),
             **diagnosis.to_dict(),
         },
     )
@@ -128,7 +119,7 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
     """Print the table of conditions, the conclusion, and the pairs of classes that swap."""
     count = len(diagnosis.clips)
     rows = []
-    for condition in diagnosis.conditions:
+    for condition in diagnosis.ablations:
         accuracy, difference = condition.accuracy, condition.difference
         rows.append(
             (

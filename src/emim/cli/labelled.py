@@ -24,7 +24,23 @@ if TYPE_CHECKING:
     from emim.datasets.prepare.output import LeftOut
     from emim.distributed import Processes
     from emim.inference.recogniser import Recogniser
+    from emim.inference.scoring import ScoringOptions
     from emim.precision import Precision
+
+__all__ = [
+    "add_clip_options",
+    "add_columns_option",
+    "add_running_options",
+    "circumstances",
+    "find_clips",
+    "find_precision",
+    "find_processes",
+    "find_scoring",
+    "no_progress",
+    "silent",
+    "tell_of_missing",
+    "views_text",
+]
 
 
 def add_clip_options(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +63,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
     add_device_options(running, PRECISION_FOR_TESTS)
     add_option(running, "--devices", "default: one per GPU, 1 on the CPU", default="auto")
     add_option(running, "--nodes", "default: 1, or as started by torchrun or srun", default=1)
-    add_option(running, "--batch-size", "default: 8", default=8)
+    add_option(running, "--batch-size", "default: 8 on the CPU, 32 on a GPU")
     add_option(running, "--workers", "for each process; default: by cores")
     add_renamed(
         running,
@@ -126,6 +142,24 @@ def find_views(args: argparse.Namespace, recogniser: Recogniser) -> Preprocessin
     return dataclasses.replace(recogniser.preprocessing, **asked)
 
 
+def find_scoring(args: argparse.Namespace, recogniser: Recogniser, processes: int = 1) -> ScoringOptions:
+    """The options of --batch-size, --workers and the views; the batch size is resolved, for the record.
+
+    Args:
+        args: the command's arguments.
+        recogniser: the network.
+        processes: processes on this machine that share the cores.
+    """
+    from emim.data.loader import default_workers
+    from emim.inference.scoring import ScoringOptions, auto_batch_size
+
+    return ScoringOptions(
+        batch_size=args.batch_size or auto_batch_size(recogniser.device),
+        workers=default_workers(processes) if args.workers is None else args.workers,
+        preprocessing=find_views(args, recogniser),
+    )
+
+
 def find_precision(wanted: Literal["auto"] | Precision, device_type: str) -> Precision:
     """The number format of --precision; on the CPU "auto" is float32, so that figures can be reproduced."""
     from emim.precision import resolve_precision
@@ -133,7 +167,9 @@ def find_precision(wanted: Literal["auto"] | Precision, device_type: str) -> Pre
     return resolve_precision(wanted, device_type, exact_on_cpu=True)
 
 
-def circumstances(clip_list: ClipList, processes: int, device: str, batch_size: int, seconds: float) -> dict[str, Any]:
+def circumstances(
+    clip_list: ClipList, processes: int, device: str, batch_size: int | None, seconds: float
+) -> dict[str, Any]:
     """The data, the processes and the machine of a measurement, for the JSON."""
     from emim.data.folder import fingerprint
     from emim.environment import describe_machine

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from emim.cli.console import JsonLines, SubParsers, check_folder, complain, progress_bar, say
 from emim.cli.options import (
@@ -28,10 +27,10 @@ from emim.errors import ConfigError, DataError, VideoError
 if TYPE_CHECKING:
     import torch
 
-    from emim.inference.recogniser import Prediction, Recogniser
+    from emim.inference.recogniser import Predictions, Recogniser
     from emim.precision import Precision
 
-_BAR_WIDTH = 24
+__all__ = ["add_parser", "add_running_options", "find_device", "find_videos", "load_recogniser", "run", "show"]
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
@@ -119,9 +118,9 @@ def run(args: argparse.Namespace) -> int:
                 failed += 1
                 complain(f"emim predict: {outcome}")
             else:
-                lines.write(record_of(path, outcome))
+                lines.write(outcome.to_dict())
                 if not args.json:
-                    show(path, outcome)
+                    show(outcome)
                 if pictures:
                     explain(recogniser, path, pictures[done - 1])
             progress(done, len(videos))
@@ -200,20 +199,9 @@ def find_videos(path: Path) -> Iterator[Path]:
         )
 
 
-def record_of(path: Path, predictions: list[Prediction]) -> dict[str, Any]:
-    """One video's predictions as plain values for JSON."""
-    listed = [{"label": item.label, "score": round(item.score, 6)} for item in predictions]
-    return {"path": str(path), "predictions": listed}
-
-
-def show(path: Path, predictions: list[Prediction]) -> None:
+def show(predictions: Predictions) -> None:
     """Print one video's predictions for reading."""
-    width = max(len(item.label) for item in predictions)
-    print(path)
-    for item in predictions:
-        bar = "█" * round(item.score * _BAR_WIDTH)
-        print(f"  {item.label:<{width}}  {item.score:6.1%}  {bar}")
-    sys.stdout.flush()
+    print(predictions, flush=True)
 
 
 def _no_bar(done: int, total: int) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from emim.report import Measurement
     from emim.training.run_folder import RunRecord
 
+__all__ = ["PAGE_FILE", "add_parser", "run", "write_report"]
+
 PAGE_FILE = "report.html"
 
 
@@ -65,7 +67,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-diagnosis", action="store_true", help="do not test whether the network uses motion")
     running = parser.add_argument_group("running")
     add_device_options(running, PRECISION_FOR_TESTS)
-    add_option(running, "--batch-size", "default: 8", default=8)
+    add_option(running, "--batch-size", "default: 8 on the CPU, 32 on a GPU")
     add_option(running, "--workers", "default: by cores")
     parser.set_defaults(run=run)
 
@@ -136,7 +138,7 @@ def _find_clips(
     args: argparse.Namespace, record: RunRecord, recogniser: Recogniser, gaps: list[str]
 ) -> ClipList | None:
     """The clips of --data, whose errors end the command; otherwise those of the run, if they can be loaded."""
-    from emim.report.own_clips import validation_clips
+    from emim.training.run_folder import validation_clips
 
     if args.data is not None:
         _, clip_list = find_clips(args, recogniser)
@@ -146,7 +148,10 @@ def _find_clips(
         try:
             clip_list = validation_clips(record.config, recogniser.classes)
         except DataError as error:
-            gaps.append(f"The network was not tested: {error}.")
+            gaps.append(
+                f"The network was not tested: {error}; give labelled clips with --data (a folder of classes, or a "
+                "manifest)."
+            )
             return None
     say(clip_list.note or f"{len(clip_list)} clips from {clip_list.source}")
     return clip_list
@@ -156,16 +161,18 @@ def _measure(
     args: argparse.Namespace, recogniser: Recogniser, clip_list: ClipList, gaps: list[str]
 ) -> Measurement | None:
     from emim.data.loader import default_workers
+    from emim.inference.scoring import ScoringOptions
     from emim.report import measure
+
+    workers = default_workers() if args.workers is None else args.workers
 
     try:
         with progress_bar("testing", len(clip_list)) as progress:
             return measure(
                 recogniser,
                 clip_list,
+                ScoringOptions(args.batch_size, workers),
                 diagnosis=not args.no_diagnosis,
-                batch_size=args.batch_size,
-                workers=default_workers() if args.workers is None else args.workers,
                 progress=progress,
             )
     except (DataError, CheckpointError) as error:  # no clip can be read, or the weights are broken

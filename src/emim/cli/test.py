@@ -15,7 +15,7 @@ from emim.cli.labelled import (
     find_clips,
     find_precision,
     find_processes,
-    find_views,
+    find_scoring,
     no_progress,
     silent,
     tell_of_missing,
@@ -25,6 +25,8 @@ from emim.cli.options import add_result_options, complete, examples, file_path, 
 
 if TYPE_CHECKING:
     from emim.evaluation.testing import TestResult
+
+__all__ = ["add_parser", "print_result", "run"]
 
 _MOST_CLASSES = 30
 """Number of classes up to which their table is printed without --per-class."""
@@ -62,10 +64,9 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from emim.data.loader import default_workers
     from emim.datasets.prepare.output import left_out
     from emim.distributed import is_first, process_group
-    from emim.evaluation.outputs import clip_outputs
+    from emim.evaluation.outputs import score_clips
     from emim.evaluation.testing import describe_views, summarise, write_logits
     from emim.inference.recogniser import Recogniser
     from emim.models.trained_model import resolve_checkpoint
@@ -76,24 +77,21 @@ def run(args: argparse.Namespace) -> int:
     tell = say if first else silent
     place = find_processes(args)
     checkpoint = resolve_checkpoint(args.checkpoint)
-    recogniser = Recogniser.load(checkpoint, device=place.device)
-    split, clip_list = find_clips(args, recogniser)
-    preprocessing = find_views(args, recogniser)
     precision = find_precision(args.precision, place.device.type)
+    recogniser = Recogniser.load(checkpoint, device=place.device, precision=precision)
+    split, clip_list = find_clips(args, recogniser)
+    options = find_scoring(args, recogniser, place.devices)
+    preprocessing = options.preprocessing or recogniser.preprocessing
     tell(clip_list.note or f"{len(clip_list)} clips from {args.data}")
     tell(f"{precision} on {place}")
 
     with process_group(place) as members:
         started = time.monotonic()
         with progress_bar("testing", len(clip_list)) if first else nullcontext(no_progress) as progress:
-            outputs = clip_outputs(
-                recogniser.model,
+            outputs = score_clips(
+                recogniser,
                 clip_list,
-                preprocessing,
-                device=place.device,
-                batch_size=args.batch_size,
-                workers=default_workers(place.devices) if args.workers is None else args.workers,
-                precision=precision,
+                options,
                 keep_logits=args.logits is not None,
                 group=members,
                 progress=progress,
@@ -103,8 +101,8 @@ def run(args: argparse.Namespace) -> int:
         return 0  # the first process names the missing clips
 
     result = summarise(
-        outputs.score_NK,
-        outputs.label_N,
+        outputs.score_SK,
+        outputs.label_S,
         clip_list.classes,
         preprocessing=preprocessing,
         precision=precision,
@@ -126,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         lambda: {
             **about,
             "left_out_by_prepare": 0 if lacking is None else lacking.clips,
-            **circumstances(clip_list, place.world, str(place), args.batch_size, seconds),
+            **circumstances(clip_list, place.world, str(place), options.batch_size, seconds),
             **result.to_dict(),
         },
     )

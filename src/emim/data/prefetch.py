@@ -1,7 +1,7 @@
-"""Read the test views of many videos, prefetched by worker processes.
+"""Read videos ahead in worker processes, in their order.
 
-The number of prefetched videos is bounded: a worker gets the next path only when a video has been yielded, and no
-process keeps a list of all paths.
+The distance ahead is bounded, however many videos there are: a worker gets the next one only when a result has been
+handed out, and no process keeps a list of them.
 
 Shape suffixes: V views of a video, C channels, T frames, H height, W width.
 """
@@ -14,11 +14,11 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -27,25 +27,30 @@ from emim.data.dataset import init_worker
 from emim.data.loader import ErrorsAsItems
 from emim.data.preprocessing import Preprocessing, raw_test_views
 from emim.data.video import open_video
-from emim.errors import ProcessError, VideoError
+from emim.errors import EmimError, ProcessError, VideoError
+
+__all__ = ["AHEAD_PER_WORKER", "VideoViews", "lost_workers_named", "prefetch", "read_views"]
+
+V = TypeVar("V")
+R = TypeVar("R")
 
 __all__ = ["AHEAD_PER_WORKER", "VideoViews", "lost_workers_named", "read_views"]
 
 AHEAD_PER_WORKER = 2
-"""Videos assigned to a worker and not yet yielded."""
+"""Videos that a worker has been given and whose results have not been handed out."""
 _MOST_NAMED = 8
 """Number of videos that an error names."""
 _NOTICE_SECONDS = 3.0
 
 
 class VideoViews(Dataset[Tensor]):
-    """Test views, not yet normalised, by the path of a video; see `raw_test_views`."""
+    """Test views of videos before normalisation, indexed by path; see `raw_test_views`."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
 
     def __getitem__(self, path: str | os.PathLike[str]) -> Tensor:
-        """views_VCTHW of a whole video, uint8.
+        """Return views_VCTHW of a whole video, uint8.
 
         Raises:
             VideoError: the video cannot be read.
@@ -57,35 +62,53 @@ class VideoViews(Dataset[Tensor]):
 def read_views(
     paths: Iterable[Path], preprocessing: Preprocessing, *, workers: int = 0, pin_memory: bool = False
 ) -> Iterator[tuple[Path, Tensor | VideoError]]:
-    """Read videos in their order.
+    """`prefetch` of `VideoViews`: yields (path, views_VCTHW or the error of that video)."""
+    return prefetch(paths, VideoViews(preprocessing).__getitem__, workers=workers, pin_memory=pin_memory)
+
+
+def prefetch(
+    videos: Iterable[V],
+    read: Callable[[V], R],
+    *,
+    workers: int = 0,
+    pin_memory: bool = False,
+    in_worker: Callable[[V], bool] = lambda video: True,
+    name: Callable[[V], object] = str,
+) -> Iterator[tuple[V, R | VideoError]]:
+    """Read videos in worker processes, in their order.
 
     Ending the iteration early ends the workers.
 
     Args:
-        paths: video files or folders of frames; taken one by one, at most `AHEAD_PER_WORKER` for each worker and one
-            more ahead of the one yielded.
-        preprocessing: which views.
-        workers: reader processes of one thread each; 0 reads in this process.
-        pin_memory: for views that go to a GPU.
+        videos: taken one by one, at most `AHEAD_PER_WORKER` for each worker and one more before their results are
+            handed out.
+        read: from a video to its result, in a worker; it can be pickled.
+        workers: processes that read, of one thread each; 0 reads in this process.
+        pin_memory: put tensors of the results into page-locked memory, for the way to a GPU.
+        in_worker: false for videos that cannot be sent to another process; they are read in this one.
+        name: name of a video in error messages.
 
     Yields:
-        (path, views_VCTHW), uint8 as of `raw_test_views`; in place of the views the error of a video that cannot be
-        read.
+        (video, result); in place of the result the error of a video that cannot be read.
 
     Raises:
-        ProcessError: a worker has died. If torch notices that while the caller works, it raises a RuntimeError there,
-            which `lost_workers_named` turns into this error.
+        ProcessError: a worker has ended. Where torch notices that while the caller is at work, it raises a RuntimeError
+            there, which `lost_workers_named` turns into a ProcessError.
     """
-    asked: deque[Path] = deque()
+    asked: deque[tuple[V, Any]] = deque()  # with the result where this process has read it
+    names: deque[object] = deque()
 
-    def noted() -> Iterator[Path]:
-        for path in paths:
-            asked.append(path)
-            yield path
+    def taken() -> Iterator[V | _ReadHere]:
+        for video in videos:
+            here = bool(workers) and not in_worker(video)
+            names.append(name(video))
+            asked.append((video, items[video] if here else None))
+            yield _ReadHere() if here else video
 
+    items = ErrorsAsItems(_Reads(read))
     loader: DataLoader[Any] = DataLoader(
-        ErrorsAsItems(VideoViews(preprocessing)),
-        sampler=noted(),  # a data set is indexed by whatever its sampler gives
+        items,
+        sampler=taken(),  # a data set is indexed by whatever its sampler gives
         batch_size=None,
         num_workers=workers,
         worker_init_fn=_init_reader,
@@ -93,16 +116,32 @@ def read_views(
         prefetch_factor=AHEAD_PER_WORKER if workers else None,
         pin_memory=pin_memory,
     )
-    with lost_workers_named(asked):
-        for outcome in _received(loader):
-            path = asked.popleft()
-            if not isinstance(outcome, Tensor | VideoError):
-                raise outcome  # an error that is not of this video alone
-            yield path, outcome
+    with lost_workers_named(names):
+        for received in _received(loader):
+            video, result = asked.popleft()
+            names.popleft()
+            outcome = received if result is None else result
+            if isinstance(outcome, EmimError) and not isinstance(outcome, VideoError):
+                raise outcome  # an error that concerns more than this video
+            yield video, outcome
+
+
+class _ReadHere:
+    """Sent to a worker in place of a video that the main process has read, which keeps the order."""
+
+
+class _Reads(Dataset[Any]):
+    """A data set that is indexed by videos."""
+
+    def __init__(self, read: Callable[[Any], Any]) -> None:
+        self._read = read
+
+    def __getitem__(self, video: Any) -> Any:
+        return None if isinstance(video, _ReadHere) else self._read(video)
 
 
 def _received(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The items of a loader; a lost worker is a RuntimeError as torch words it."""
+    """Yield the items of a loader; a worker that is lost while sending one gives torch's own error."""
     items = iter(loader)
     while True:
         try:
@@ -110,21 +149,21 @@ def _received(loader: DataLoader[Any]) -> Iterator[Any]:
         except StopIteration:
             return
         except (ConnectionError, EOFError, FileNotFoundError) as error:
-            # A worker died before its memory was transferred. torch raises its own error as soon as the system has
-            # reported the death, which interrupts the sleep.
+            # A worker has ended before its memory was handed over. The signal handler of torch raises the error of
+            # that during the sleep.
             time.sleep(_NOTICE_SECONDS)
             raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
         yield item
 
 
 @contextmanager
-def lost_workers_named(asked: Iterable[Path] = ()) -> Iterator[None]:
-    """Turn the error that torch raises when a loader process dies into a readable one.
+def lost_workers_named(asked: Iterable[object] = ()) -> Iterator[None]:
+    """Replace the error that torch raises when a loader process ends by a readable one.
 
-    torch raises it wherever the main thread is at that moment, so this belongs around the whole loop.
+    torch raises it in whatever the main thread is doing at that moment, so this context belongs around all of that.
 
     Args:
-        asked: videos assigned to the workers, the oldest first; read when the error occurs.
+        asked: names of the videos that the workers were reading, oldest first; read when the error occurs.
 
     Raises:
         ProcessError: in place of torch's error.
@@ -153,7 +192,7 @@ def _init_reader(worker_id: int) -> None:
 
 
 def _quiet_without_main(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Print no traceback if the main process ended or was interrupted while a worker was sending to it."""
+    """Print no traceback of a worker whose main process was ended or interrupted while it received a result."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, traceback)
 

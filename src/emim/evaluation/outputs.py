@@ -1,17 +1,16 @@
-"""What a network says of every clip of a list, by one process or several that share the clips out.
-
-Clips or network may be changed on the way, in several conditions that share one reading of the videos.
+"""Score the clips of a labelled list, as they are or under ablations, optionally split across processes.
 
 Whole batches are shared out: process r of R takes batches r, r + R, ... of the list. So a clip is in the same
 batch, beside the same clips, whatever the number of processes; no clip is repeated to make the shares equal; and
-what the processes collect round by round is in the order of the list.
+the outputs that the processes collect round by round are in the order of the list.
 
-Shape suffixes: N clips that could be read, B those of one batch, V views of a video, K classes.
+Shape suffixes: S clips that could be read, B those of one batch, V views of a video, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +20,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from emim._moved import renamed
 from emim.data.dataset import TestClips, init_worker
 from emim.data.loader import ErrorsAsItems
 from emim.data.manifest import ClipList
 from emim.data.preprocessing import Preprocessing
 from emim.distributed import SINGLE_PROCESS, ProcessGroup
-from emim.errors import CheckpointError, DataError, EmimError
-from emim.inference.scoring import mean_score, view_logits
+from emim.errors import DataError, EmimError
+from emim.inference.recogniser import Recogniser
+from emim.inference.scoring import ScoringOptions, check_finite, mean_score, view_logits
+from emim.models.trained_model import ModelCard
 from emim.precision import Precision
 
+__all__ = ["Ablation", "ClipOutputs", "score_ablations", "score_clips"]
 
-def _same_views(views_VCTHW: Tensor, at: int) -> Tensor:
-    del at
+_UNCHANGED = "unchanged"
+
+
+def _same_views(views_VCTHW: Tensor, position: int) -> Tensor:
+    del position
     return views_VCTHW
 
 
@@ -42,12 +48,12 @@ def _same_network(model: nn.Module) -> AbstractContextManager[None]:
 
 
 @dataclass(frozen=True)
-class Condition:
-    """What a network is run under; by default nothing is changed.
+class Ablation:
+    """A change of the clips, of the network or of both; by default no change.
 
     Attributes:
-        change_views: the views_VCTHW of a clip and its position in the list to views of the same shape. They are
-            shared by all conditions: a new tensor is made where something changes.
+        change_views: from the views_VCTHW of a clip and its position in the list to views of the same shape. All
+            ablations share the views, so it must not change them in place.
         change_network: a context in which the network is changed.
     """
 
@@ -57,26 +63,115 @@ class Condition:
 
 @dataclass(frozen=True)
 class ClipOutputs:
-    """What a network says of the clips that could be read, in list order, and which could not.
+    """Scores of the clips that could be read, in list order, and the clips that could not.
 
     Attributes:
-        index: position in the list of each clip that was read, length N.
-        label_N: class index.
-        score_NK: mean over the views of the softmax of the logits, float32.
-        logits_NVK: logits of every view, float32; None unless they were to be kept.
+        index: position in the list of each clip that was read, length S.
+        label_S: class index.
+        score_SK: mean over the views of the softmax of the logits, float32.
+        logits_SVK: logits of every view, float32; None unless they were to be kept.
         missing: clips that could not be read, with the reason.
     """
 
     index: tuple[int, ...]
-    label_N: Tensor
-    score_NK: Tensor
-    logits_NVK: Tensor | None
+    label_S: Tensor
+    score_SK: Tensor
+    logits_SVK: Tensor | None
     missing: tuple[tuple[Path, str], ...]
+
+
+def score_clips(
+    recogniser: Recogniser,
+    clip_list: ClipList,
+    options: ScoringOptions | None = None,
+    *,
+    keep_logits: bool = False,
+    group: ProcessGroup = SINGLE_PROCESS,
+    progress: Callable[[int, int], None] | None = None,
+) -> ClipOutputs | None:
+    """Run a network over the test views of every clip.
+
+    Arguments, errors and reproducibility: see `score_ablations`. All processes but the first return None.
+    """
+    found = score_ablations(
+        recogniser,
+        clip_list,
+        {_UNCHANGED: Ablation()},
+        options,
+        keep_logits=keep_logits,
+        group=group,
+        progress=progress,
+    )
+    return None if found is None else found[_UNCHANGED]
+
+
+def score_ablations(
+    recogniser: Recogniser,
+    clip_list: ClipList,
+    ablations: Mapping[str, Ablation],
+    options: ScoringOptions | None = None,
+    *,
+    keep_logits: bool = False,
+    group: ProcessGroup = SINGLE_PROCESS,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, ClipOutputs] | None:
+    """Run a network over the test views of every clip under each ablation. A video is read once.
+
+    On the CPU, logits are the same to the bit whatever the number of workers, and of processes that have as many
+    threads. Another batch size changes them by rounding, because matrix products then add in another order. A clip
+    whose two best classes are that close could in principle change sides; the scores are not rounded to hide it.
+
+    Args:
+        recogniser: network, device, precision and preprocessing.
+        clip_list: the clips, with the classes of the network.
+        ablations: by name, at least one.
+        options: views in one forward pass, worker processes of this process, and other views than the network was
+            trained with.
+        keep_logits: keep the logits of every view, besides the scores.
+        group: the processes that share the clips out; all of them call this with the same arguments.
+        progress: called in the first process with (videos done by all, videos in all).
+
+    Returns:
+        The outputs under each ablation by its name in the first process, None in the others.
+
+    Raises:
+        DataError: there are no clips, or none could be read.
+        CheckpointError: the network's logits are not finite; names the clip.
+        ConfigError: a pass does not fit into the GPU's memory.
+        ProcessError: another process of the group has ended.
+    """
+    if len(clip_list) == 0:
+        raise DataError(f"{clip_list.source}: no clips to test")
+    options = options or ScoringOptions()
+    preprocessing = options.preprocessing or recogniser.preprocessing
+    batch_size = options.batch_size_on(recogniser.device)
+    batches = _batches(len(clip_list), batch_size, preprocessing.num_views)
+    own = batches[group.rank :: group.world]
+    loaded = _load(clip_list, preprocessing, own, options.workers_for(sum(map(len, own)), recogniser.device))
+    collected: list[dict[str, _BatchOutputs]] = []
+    done = 0
+    for _ in range(0, len(batches), group.world):
+        # Round by round, so that a process which has died is noticed within a batch.
+        batch = next(loaded, [])
+        outputs = {
+            name: _run(recogniser, batch, clip_list, batch_size, keep_logits, ablation)
+            for name, ablation in ablations.items()
+        }
+        gathered = group.gather(outputs)
+        if gathered is None:
+            continue
+        collected += gathered
+        done += sum(part.clips for part in (next(iter(parts.values())) for parts in gathered))
+        if progress is not None:
+            progress(done, len(clip_list))
+    if group.rank != 0:
+        return None
+    return {name: _joined([parts[name] for parts in collected], clip_list) for name in ablations}
 
 
 @dataclass(frozen=True)
 class _BatchOutputs:
-    """The same of one batch; the tensors are None where none of its clips could be read."""
+    """`ClipOutputs` of one batch, which may be empty."""
 
     index: tuple[int, ...] = ()
     label_B: Tensor | None = None
@@ -84,152 +179,66 @@ class _BatchOutputs:
     logits_BVK: Tensor | None = None
     missing: tuple[tuple[Path, str], ...] = ()
 
-
-def clip_outputs(
-    model: nn.Module,
-    clip_list: ClipList,
-    preprocessing: Preprocessing,
-    *,
-    device: torch.device | str = "cpu",
-    batch_size: int = 8,
-    workers: int = 0,
-    precision: Precision = "32-true",
-    keep_logits: bool = False,
-    group: ProcessGroup = SINGLE_PROCESS,
-    progress: Callable[[int, int], None] | None = None,
-) -> ClipOutputs | None:
-    """Run a network over the fixed views of every clip.
-
-    Arguments, errors and what the outputs depend on: see `outputs_under`. Processes but the first get None.
-    """
-    found = outputs_under(
-        model,
-        clip_list,
-        preprocessing,
-        (Condition(),),
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        precision=precision,
-        keep_logits=keep_logits,
-        group=group,
-        progress=progress,
-    )
-    return None if found is None else found[0]
+    @property
+    def clips(self) -> int:
+        """Number of clips, including those that could not be read."""
+        return len(self.index) + len(self.missing)
 
 
-def outputs_under(
-    model: nn.Module,
-    clip_list: ClipList,
-    preprocessing: Preprocessing,
-    conditions: Sequence[Condition],
-    *,
-    device: torch.device | str = "cpu",
-    batch_size: int = 8,
-    workers: int = 0,
-    precision: Precision = "32-true",
-    keep_logits: bool = False,
-    group: ProcessGroup = SINGLE_PROCESS,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[ClipOutputs, ...] | None:
-    """Run a network over the fixed views of every clip, under each of several conditions. A video is read once.
-
-    On the CPU, logits are the same to the bit whatever the number of workers, and of processes that have as many
-    threads. Another batch size changes them by rounding, because matrix products then add in another order. A clip
-    whose two best classes are that close could in principle change sides; the scores are not rounded to hide it.
-
-    Args:
-        model: [B, 3, T, H, W] to logits [B, K]; put in evaluation mode and moved to `device`.
-        clip_list: the clips, with the classes of the network.
-        preprocessing: views and normalisation.
-        conditions: at least one.
-        device: where to run.
-        batch_size: videos per batch of one process.
-        workers: loader processes.
-        precision: what the network computes in; logits come in float32 either way.
-        keep_logits: keep N x V x K logits, besides the scores.
-        group: the processes that share the clips out; all of them call this with the same arguments.
-        progress: called in the first process with (videos done by all, videos in all).
-
-    Returns:
-        The outputs under each condition in the first process, None in the others.
-
-    Raises:
-        DataError: there are no clips, or none could be read.
-        CheckpointError: the network's logits are not finite; names the clip.
-        ProcessError: another process of the group has ended.
-    """
-    if len(clip_list) == 0:
-        raise DataError(f"{clip_list.source}: no clips to test")
-    device = torch.device(device)
-    model = model.to(device).eval()
-    batches = [range(start, min(start + batch_size, len(clip_list))) for start in range(0, len(clip_list), batch_size)]
-    own = _own_batches(clip_list, preprocessing, batches[group.rank :: group.world], workers)
-    collected: list[tuple[_BatchOutputs, ...]] = []
-    done = 0
-    for _ in range(0, len(batches), group.world):
-        # Round by round, so that a process which has died is noticed within a batch.
-        batch = next(own, [])
-        outputs = tuple(
-            _run(model, batch, clip_list, device, precision, keep_logits, condition) for condition in conditions
-        )
-        gathered = group.gather(outputs)
-        if gathered is None:
-            continue
-        collected += gathered
-        done += sum(len(part.index) + len(part.missing) for part, *_ in gathered)
-        if progress is not None:
-            progress(done, len(clip_list))
-    return tuple(_joined(parts, clip_list) for parts in zip(*collected, strict=True)) if group.rank == 0 else None
+def _batches(num_clips: int, batch_size: int, num_views: int) -> list[range]:
+    """Positions of the clips of each batch: the fewest clips whose views fill whole passes."""
+    clips = batch_size // math.gcd(batch_size, num_views)
+    return [range(start, min(start + clips, num_clips)) for start in range(0, num_clips, clips)]
 
 
-def _own_batches(
+def _load(
     clip_list: ClipList, preprocessing: Preprocessing, batches: Sequence[range], workers: int
 ) -> Iterator[list[tuple[int, Any]]]:
-    """The batches of this process, as pairs of position and item; a broken clip's item is its error."""
+    """Yield batches as pairs of position and item; the item of a broken clip is its error."""
     loader: DataLoader[Any] = DataLoader(
         ErrorsAsItems(TestClips(clip_list, preprocessing)),
-        batch_sampler=[list(batch) for batch in batches],
+        sampler=[position for batch in batches for position in batch],
+        batch_size=None,  # one by one: a worker holds two clips, not two batches
         num_workers=workers,
         worker_init_fn=init_worker,
-        collate_fn=list,
+        collate_fn=_unchanged,
     )
-    for positions, items in zip(batches, loader, strict=True):
-        yield list(zip(positions, items, strict=True))
+    items = iter(loader)
+    for batch in batches:
+        yield [(position, next(items)) for position in batch]
+
+
+def _unchanged(item: Any) -> Any:
+    return item
 
 
 def _run(
-    model: nn.Module,
+    recogniser: Recogniser,
     batch: list[tuple[int, Any]],
     clip_list: ClipList,
-    device: torch.device,
-    precision: Precision,
+    batch_size: int,
     keep_logits: bool,
-    condition: Condition,
+    ablation: Ablation,
 ) -> _BatchOutputs:
+    """Score one batch under one ablation."""
     missing = tuple((clip_list.entries[at].path, str(item)) for at, item in batch if isinstance(item, EmimError))
     read = [(at, item) for at, item in batch if not isinstance(item, EmimError)]
     if not read:
         return _BatchOutputs(missing=missing)
-    views = [condition.change_views(item["views"], at) for at, item in read]
-    with (
-        condition.change_network(model),
-        torch.inference_mode(),
-        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"),
-    ):
-        logits_BVK = torch.stack(view_logits(model, views, device))
-        score_BK = mean_score(list(logits_BVK)).cpu()
-    for (at, _), finite in zip(read, logits_BVK.isfinite().flatten(1).all(1).tolist(), strict=True):
-        if not finite:
-            raise CheckpointError(
-                f"{clip_list.entries[at].path}: the network's logits for this clip are NaN or infinite in {precision}; "
-                "its weights are broken, or the precision is too low for them"
-            )
+    views = [ablation.change_views(item["views"], at) for at, item in read]
+    with ablation.change_network(recogniser.model):
+        logits = view_logits(
+            recogniser.model, views, recogniser.device, batch_size=batch_size, precision=recogniser.precision
+        )
+        score_BK = mean_score(logits).cpu()
+    logits_BVK = torch.stack(logits).cpu()
+    for (at, _), logits_VK in zip(read, logits_BVK, strict=True):
+        check_finite(logits_VK, clip_list.entries[at].path, recogniser.precision)
     return _BatchOutputs(
         index=tuple(at for at, _ in read),
         label_B=torch.tensor([item["label"] for _, item in read]),
         score_BK=score_BK,
-        logits_BVK=logits_BVK.cpu() if keep_logits else None,
+        logits_BVK=logits_BVK if keep_logits else None,
         missing=missing,
     )
 
@@ -242,8 +251,57 @@ def _joined(parts: Sequence[_BatchOutputs], clip_list: ClipList) -> ClipOutputs:
     logits = [part.logits_BVK for part in parts if part.logits_BVK is not None]
     return ClipOutputs(
         index=tuple(at for part in parts for at in part.index),
-        label_N=torch.cat([part.label_B for part in parts if part.label_B is not None]),
-        score_NK=torch.cat(scores),
-        logits_NVK=torch.cat(logits) if logits else None,
+        label_S=torch.cat([part.label_B for part in parts if part.label_B is not None]),
+        score_SK=torch.cat(scores),
+        logits_SVK=torch.cat(logits) if logits else None,
         missing=missing,
     )
+
+
+def recogniser_of(
+    model: nn.Module,
+    clip_list: ClipList,
+    preprocessing: Preprocessing,
+    device: torch.device | str = "cpu",
+    precision: Precision = "32-true",
+) -> Recogniser:
+    """Make a `Recogniser` of any network, with the classes of a list of clips."""
+    card = ModelCard(type(model).__name__, clip_list.classes, preprocessing.to_dict())
+    return Recogniser(model, card, device, precision)
+
+
+def _outputs_under(
+    model: nn.Module,
+    clip_list: ClipList,
+    preprocessing: Preprocessing,
+    conditions: Sequence[Ablation],
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 8,
+    workers: int = 0,
+    precision: Precision = "32-true",
+    **others: Any,
+) -> tuple[ClipOutputs, ...] | None:
+    """`outputs_under` of version 0.1, for one release."""
+    recogniser = recogniser_of(model, clip_list, preprocessing, device, precision)
+    ablations = {str(number): condition for number, condition in enumerate(conditions)}
+    found = score_ablations(recogniser, clip_list, ablations, ScoringOptions(batch_size, workers), **others)
+    return None if found is None else tuple(found.values())
+
+
+def _clip_outputs(
+    model: nn.Module, clip_list: ClipList, preprocessing: Preprocessing, **options: Any
+) -> ClipOutputs | None:
+    """`clip_outputs` of version 0.1, for one release."""
+    found = _outputs_under(model, clip_list, preprocessing, (Ablation(),), **options)
+    return None if found is None else found[0]
+
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "Condition": ("Ablation", Ablation),
+        "clip_outputs": ("score_clips, which takes a Recogniser", _clip_outputs),
+        "outputs_under": ("score_ablations, which takes a Recogniser", _outputs_under),
+    },
+)

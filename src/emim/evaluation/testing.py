@@ -1,6 +1,6 @@
-"""Test a network on labelled clips with fixed views, and count exactly what was tested.
+"""Test a network on labelled clips with fixed views: accuracies, confusion, and the clips that could not be read.
 
-Shape suffixes: B videos, K classes.
+Shape suffixes: S clips that could be read, V views of a video, K classes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,25 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from emim._moved import renamed
 from emim.data.manifest import ClipList, format_moment
 from emim.data.preprocessing import Preprocessing
 from emim.errors import ConfigError
-from emim.evaluation.outputs import ClipOutputs, clip_outputs
+from emim.evaluation.outputs import ClipOutputs, recogniser_of, score_clips
+from emim.inference.recogniser import Recogniser
+from emim.inference.scoring import ScoringOptions
 from emim.precision import Precision
 from emim.utils import atomic_write
+
+__all__ = [
+    "ClassResult",
+    "TestResult",
+    "describe_views",
+    "evaluate",
+    "summarise",
+    "wilson_interval",
+    "write_logits",
+]
 
 _Z_95 = 1.959963984540054
 """Standard normal quantile of a 95 % interval."""
@@ -30,7 +43,7 @@ _Z_95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class ClassResult:
-    """Accuracy on the clips of one class; None where no clip of it was tested."""
+    """Top-1 accuracy on the clips of one class; None if no clip of it was tested."""
 
     name: str
     clips: int
@@ -39,22 +52,22 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class TestResult:
-    """What a test measured. Accuracies are shares in [0, 1] of the clips that could be read.
+    """Accuracies of a test, as shares in [0, 1] of the clips that could be read.
 
     Attributes:
-        clips: clips tested.
-        missing: clips that could not be read, with the reason. They are in no accuracy.
-        top1: share of clips whose best class is right.
+        clips: number of clips tested.
+        missing: clips that could not be read, with the reason; they count in no accuracy.
+        top1: top-1 accuracy.
         top1_interval: its 95 % Wilson interval.
-        top5: share whose label is among the five best (of fewer than six classes: always 1).
-        mean_class: mean over the classes that have clips of their top-1.
-        per_class: top-1 of each class, in class order.
-        confusion: rows are labels, columns the best classes, in counts.
+        top5: top-5 accuracy (with fewer than six classes always 1).
+        mean_class: mean of the top-1 accuracies of the classes that have clips.
+        per_class: top-1 accuracy of each class, in class order.
+        confusion: counts of clips; rows are labels, columns predicted classes.
         preprocessing: the views of each video.
-        precision: what the network computed in.
+        precision: number format of the network.
     """
 
-    __test__ = False  # not a test case, whatever its name looks like to pytest
+    __test__ = False  # not a test case, despite the name
 
     clips: int
     missing: tuple[tuple[Path, str], ...]
@@ -68,7 +81,7 @@ class TestResult:
     precision: Precision
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return plain values for JSON."""
         return {
             "clips": self.clips,
             "missing": [{"path": str(path), "reason": reason} for path, reason in self.missing],
@@ -85,56 +98,47 @@ class TestResult:
         }
 
 
-def test_model(
-    model: nn.Module,
+def evaluate(
+    recogniser: Recogniser,
     clip_list: ClipList,
-    preprocessing: Preprocessing,
+    options: ScoringOptions | None = None,
     *,
-    device: torch.device | str = "cpu",
-    batch_size: int = 8,
-    workers: int = 0,
-    precision: Precision = "32-true",
     progress: Callable[[int, int], None] | None = None,
 ) -> TestResult:
-    """Top-1, top-5, mean-class accuracy and confusion on fixed views, in this process alone.
+    """Measure top-1, top-5 and mean-class accuracy and confusion on fixed views, in this process.
 
-    A clip that cannot be read is listed as missing and never replaced by another. Arguments, errors and what the
-    result depends on: see `emim.evaluation.outputs.outputs_under`.
+    >>> result = evaluate(recogniser, load_clips("mine/test.csv", split=None))  # doctest: +SKIP
+    >>> print(f"{result.top1:.1%} of {result.clips} clips")  # doctest: +SKIP
+
+    A clip that cannot be read is listed as missing and never replaced by another. Arguments, errors and
+    reproducibility: see `emim.evaluation.outputs.score_ablations`.
     """
-    outputs = clip_outputs(
-        model,
-        clip_list,
-        preprocessing,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        precision=precision,
-        progress=progress,
-    )
+    options = options or ScoringOptions()
+    outputs = score_clips(recogniser, clip_list, options, progress=progress)
     assert outputs is not None  # this process is the first one
     return summarise(
-        outputs.score_NK,
-        outputs.label_N,
+        outputs.score_SK,
+        outputs.label_S,
         clip_list.classes,
         missing=outputs.missing,
-        preprocessing=preprocessing,
-        precision=precision,
+        preprocessing=options.preprocessing or recogniser.preprocessing,
+        precision=recogniser.precision,
     )
 
 
 def summarise(
-    score_BK: Tensor,
-    label_B: Tensor,
+    score_SK: Tensor,
+    label_S: Tensor,
     classes: tuple[str, ...],
     *,
     preprocessing: Preprocessing,
     precision: Precision = "32-true",
     missing: tuple[tuple[Path, str], ...] = (),
 ) -> TestResult:
-    """Accuracies from scores and labels; see `TestResult`."""
-    best_BK = score_BK.topk(min(5, score_BK.shape[1]), dim=-1).indices
-    right_BK = best_BK == label_B[:, None]
-    confusion_KK = multiclass_confusion_matrix(best_BK[:, 0], label_B, num_classes=len(classes))
+    """Compute accuracies from scores and labels; see `TestResult`."""
+    best_SK = score_SK.topk(min(5, score_SK.shape[1]), dim=-1).indices
+    right_SK = best_SK == label_S[:, None]
+    confusion_KK = multiclass_confusion_matrix(best_SK[:, 0], label_S, num_classes=len(classes))
     counts = confusion_KK.sum(1).tolist()
     hits = confusion_KK.diagonal().tolist()
     per_class = tuple(
@@ -143,11 +147,11 @@ def summarise(
     )
     known = [result.top1 for result in per_class if result.top1 is not None]
     return TestResult(
-        clips=len(label_B),
+        clips=len(label_S),
         missing=missing,
-        top1=sum(hits) / len(label_B),
-        top1_interval=wilson_interval(sum(hits), len(label_B)),
-        top5=right_BK.any(1).double().mean().item(),
+        top1=sum(hits) / len(label_S),
+        top1_interval=wilson_interval(sum(hits), len(label_S)),
+        top5=right_SK.any(1).double().mean().item(),
         mean_class=sum(known) / len(known),
         per_class=per_class,
         confusion=tuple(tuple(row) for row in confusion_KK.tolist()),
@@ -157,10 +161,10 @@ def summarise(
 
 
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share, within [0, 1].
+    """Return the 95 % Wilson score interval of a share, within [0, 1].
 
-    It takes the clips for independent draws. Clips of one person or one film are alike, so the true uncertainty
-    of such a test set is larger.
+    It assumes independent clips. Clips of one person or one film are alike, so the true uncertainty of such a test set
+    is larger.
 
     Args:
         hits: successes, 0 to `count`.
@@ -173,7 +177,7 @@ def wilson_interval(hits: int, count: int) -> tuple[float, float]:
 
 
 def describe_views(preprocessing: Preprocessing) -> dict[str, Any]:
-    """The views of a video, JSON-ready: what two tests must share for their figures to be comparable."""
+    """Return the views of a video as plain values for JSON; figures are comparable if these are the same."""
     return {
         "clips": preprocessing.clips,
         "crops": preprocessing.crops_per_clip,
@@ -190,21 +194,21 @@ _METADATA_KEY = "emim"
 
 
 def write_logits(path: Path, outputs: ClipOutputs, clip_list: ClipList, about: Mapping[str, Any]) -> None:
-    """Write the logits of the clips that could be read, before the softmax; whole or not at all.
+    """Write the logits of the clips that could be read, before the softmax, as a safetensors file.
 
-    Tensors: `logits` [N, V, K] float32 and `labels` [N] int64. The metadata holds JSON under the key "emim": `about`,
-    `classes` (names by index) and `clips` (path, start and end of each of the N).
+    Tensors: `logits` [S, V, K] float32 and `labels` [S] int64. The metadata holds JSON under the key "emim": `about`,
+    `classes` (names by index) and `clips` (path, start and end of each of the S).
 
     Args:
-        path: the file to write.
+        path: the file to write; it appears whole or not at all.
         outputs: with logits kept.
-        clip_list: the list that they are the outputs of.
-        about: JSON-ready facts of the test: views, checkpoint, precision.
+        clip_list: the list that was scored.
+        about: views, checkpoint and precision of the test, as plain values for JSON.
 
     Raises:
         ConfigError: the file cannot be written.
     """
-    if outputs.logits_NVK is None:
+    if outputs.logits_SVK is None:
         raise ValueError("the outputs hold no logits; run with keep_logits=True")
     entries = [clip_list.entries[at] for at in outputs.index]
     clips = [
@@ -216,9 +220,28 @@ def write_logits(path: Path, outputs: ClipOutputs, clip_list: ClipList, about: M
         for entry in entries
     ]
     metadata = json.dumps({**about, "classes": list(clip_list.classes), "clips": clips})
-    tensors = {"logits": outputs.logits_NVK.contiguous(), "labels": outputs.label_N}
+    tensors = {"logits": outputs.logits_SVK.contiguous(), "labels": outputs.label_S}
     try:
         with atomic_write(path) as temporary:
             save_file(tensors, temporary, metadata={_METADATA_KEY: metadata})
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _test_model(
+    model: nn.Module,
+    clip_list: ClipList,
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 8,
+    workers: int = 0,
+    precision: Precision = "32-true",
+    progress: Callable[[int, int], None] | None = None,
+) -> TestResult:
+    """`test_model` of version 0.1, for one release."""
+    recogniser = recogniser_of(model, clip_list, preprocessing, device, precision)
+    return evaluate(recogniser, clip_list, ScoringOptions(batch_size, workers), progress=progress)
+
+
+__getattr__ = renamed(__name__, {"test_model": ("evaluate, which takes a Recogniser", _test_model)})

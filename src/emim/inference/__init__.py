@@ -1,3 +1,3 @@
-"""Run a trained network: on videos, on many of them, on live sources."""
+"""Run a trained network: on one video, on many, on live sources."""
 
 from __future__ import annotations

@@ -259,13 +259,14 @@ def _count_records(file: io.BufferedReader, size: int) -> int:
 
 def _check_legacy(path: Path, size: int) -> None:
     """Check the pickles at the beginning of a PyTorch file from before version 1.6: four, and the list of storages."""
+    stream = io.BytesIO()
     try:
         with path.open("rb") as file:
             stream = io.BytesIO(file.read(_MAX_PICKLE))
         for _ in range(5):
             _scan_pickle(path, stream)
     except (OSError, ValueError) as error:
-        if size > _MAX_PICKLE and "exhausted" in str(error):
+        if stream.tell() == _MAX_PICKLE < size:
             raise _too_long(path, size) from error
         raise _unreadable(path, error) from error
 

@@ -1,4 +1,4 @@
-"""A video with its motion drawn on it, as an mp4 or a GIF."""
+"""Draw the motion of a whole video on its frames, as an mp4 or a GIF."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from emim.errors import ConfigError
 from emim.motion.drawing import STYLES, Floats, Picture, Style, draw
 from emim.motion.video import DEFAULT_OPTIONS, FieldOptions, FrameMotion, sampled_lengths, video_motion, window_of
 
+__all__ = ["Animation", "Look", "animate", "full_colour_length"]
+
 _PROBES = 6
-"""Places of a video at which its largest displacement is looked for before it is drawn."""
+"""Moments of a video at which displacements are sampled before it is drawn."""
 _USUAL = 0.99
-"""Share of the displacements that are shorter than what has full colour."""
+"""Share of the displacements that are shorter than the length of full colour."""
 _LEAST_LENGTH = 0.004
-"""Of the longest side: a video at rest is not blown up until its noise has full colour."""
+"""Least length of full colour relative to the longest side, so that the noise of a still video stays pale."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,11 @@ class Look:
 
     Attributes:
         style: see `emim.motion.drawing.Style`.
-        longest_side: of the frames drawn, in pixels; smaller ones stay as they are. "both" has two of them.
-        largest: length of the displacements that have full colour, in pixels of the frames drawn; None takes one that
-            few of the video's displacements exceed.
+        longest_side: of the frames drawn, in pixels; smaller frames are not enlarged. "both" draws two side by side.
+        largest: length of displacements drawn in full colour, in pixels of the frames drawn; None takes the 99th
+            percentile of the video's displacements.
         caption: a line of text at the top.
-        seconds: how much of the video, from its start; None for all.
+        seconds: duration drawn, from the start of the video; None for all.
     """
 
     style: Style = "both"
@@ -57,13 +59,13 @@ class Look:
 
 @dataclass(frozen=True)
 class Animation:
-    """What was written.
+    """A video that was written.
 
     Attributes:
-        frames: how many.
+        frames: number of frames.
         fps: frames per second of the video.
-        step: frames between the two that were compared.
-        largest: length of the displacements that have full colour, in pixels of the frames drawn.
+        step: frames from a frame to the one that it was compared with.
+        largest: length of displacements drawn in full colour, in pixels of the frames drawn.
     """
 
     frames: int
@@ -84,7 +86,7 @@ def animate(
 ) -> Animation:
     """Draw the motion of a video, as a network compares it, into an mp4 or a GIF.
 
-    Memory does not grow with the length: frames are read, drawn and written one after the other.
+    Memory does not grow with the length of the video: frames are read, drawn and written one after the other.
 
     Args:
         model: a network with EMIM blocks.
@@ -92,7 +94,7 @@ def animate(
         video: a video file or folder of frames.
         output: the file to write, .mp4 or .gif; it appears whole or not at all.
         look: how it is drawn.
-        options: how fields are read off.
+        options: how fields are computed.
         progress: called with frames done and to do.
 
     Raises:
@@ -132,7 +134,7 @@ def _drawn(
 def _largest(
     model: nn.Module, pre: Preprocessing, reader: VideoReader, options: FieldOptions, look: Look, total: int
 ) -> float:
-    """A length that few displacements exceed, in pixels of the frames drawn."""
+    """Length of full colour for a video, in pixels of the frames drawn."""
     lengths = sampled_lengths(model, pre, reader, options, total=total, windows=_PROBES)
     longest = max(reader.height, reader.width)
     shown = min(look.longest_side, longest)
@@ -140,5 +142,5 @@ def _largest(
 
 
 def full_colour_length(lengths: Floats, longest_side: int) -> float:
-    """A length of displacement that few of `lengths` exceed, all in pixels of frames with that longest side."""
+    """Return the length of full colour: the 99th percentile of `lengths`, in pixels of frames of that longest side."""
     return max(_LEAST_LENGTH * longest_side, float(np.quantile(lengths, _USUAL)))

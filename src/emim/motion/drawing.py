@@ -1,4 +1,4 @@
-"""A motion field drawn beside and over its frame: arrows, colours and their legend.
+"""Draw a motion field beside and over its frame: arrows, colours and their legend.
 
 Shape suffixes: 2 axes (x to the right, y down) in pixels of the picture, H and W its pixels, C the three colours red,
 green, blue; h and w the grid of a field.
@@ -12,10 +12,27 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+__all__ = [
+    "STYLES",
+    "Floats",
+    "Picture",
+    "Pixels",
+    "Style",
+    "draw",
+    "draw_arrows",
+    "draw_colours",
+    "draw_legend",
+    "fitted_text",
+    "flow_colours",
+    "resized",
+    "text_font",
+    "wheel",
+]
+
 Floats = npt.NDArray[np.floating]
 Pixels = npt.NDArray[np.uint8]
 
-# Steps from one pure colour to the next. There are more of them where people tell hues apart better.
+# Steps from one pure colour to the next, more where people distinguish hues better.
 _STEPS = (("red", 15), ("yellow", 6), ("green", 4), ("cyan", 11), ("blue", 13), ("magenta", 6))
 _PURE = {
     "red": (1, 0, 0),
@@ -26,11 +43,11 @@ _PURE = {
     "magenta": (1, 0, 1),
 }
 _TOO_LONG = 0.75
-"""Darkening of what is longer than the largest length."""
+"""Factor that darkens displacements longer than the largest length."""
 
 
 def _hues() -> Floats:
-    """The wheel, hue_KC in [0, 1]; the first is pure red."""
+    """Colours of the wheel in [0, 1], one row each; the first is pure red."""
     parts = []
     for index, (name, steps) in enumerate(_STEPS):
         start_C = np.array(_PURE[name], dtype=np.float64)
@@ -39,16 +56,16 @@ def _hues() -> Floats:
     return np.concatenate(parts)
 
 
-_HUE_KC = _hues()
+_HUE_RC = _hues()
 
 
 def flow_colours(displacement_2HW: Floats, largest: float) -> Pixels:
-    """Colours of displacements.
+    """Colour displacements as in the flow fields of Baker et al. (IJCV 2011).
 
     Args:
         displacement_2HW: in any unit.
-        largest: length that has the full colour, in the same unit; shorter ones are paler, none is white, longer ones
-            are darkened.
+        largest: length of full colour, in the same unit; shorter displacements are paler down to white for zero,
+            longer ones are darkened.
 
     Returns:
         image_HWC, uint8 RGB.
@@ -62,17 +79,17 @@ def flow_colours(displacement_2HW: Floats, largest: float) -> Pixels:
     length_HW = np.hypot(x_HW, y_HW)
     # From -1 to 1: the wheel begins with the direction to the left, half a turn from red at the right.
     turn_HW = np.arctan2(-y_HW, -x_HW) / np.pi
-    place_HW = (turn_HW + 1) / 2 * (len(_HUE_KC) - 1)
+    place_HW = (turn_HW + 1) / 2 * (len(_HUE_RC) - 1)
     low_HW = np.floor(place_HW).astype(np.int64)
     share_HW1 = (place_HW - low_HW)[..., None]
-    colour_HWC = (1 - share_HW1) * _HUE_KC[low_HW] + share_HW1 * _HUE_KC[(low_HW + 1) % len(_HUE_KC)]
+    colour_HWC = (1 - share_HW1) * _HUE_RC[low_HW] + share_HW1 * _HUE_RC[(low_HW + 1) % len(_HUE_RC)]
     short_HW1 = (length_HW <= 1)[..., None]
     colour_HWC = np.where(short_HW1, 1 - length_HW[..., None] * (1 - colour_HWC), _TOO_LONG * colour_HWC)
     return np.asarray(np.floor(255 * colour_HWC), dtype=np.uint8)
 
 
 def wheel(side: int) -> tuple[Pixels, npt.NDArray[np.bool_]]:
-    """The legend: a disc of `side` pixels whose every point has the colour of the displacement from the centre to it.
+    """Draw the legend: a disc of `side` pixels, each point in the colour of the displacement from the centre to it.
 
     Returns:
         image_HWC and disc_HW, which is true within the disc.
@@ -85,14 +102,14 @@ def wheel(side: int) -> tuple[Pixels, npt.NDArray[np.bool_]]:
 Picture = npt.NDArray[np.uint8]
 
 Style = Literal["both", "arrows", "colours"]
-"""The frame with arrows beside the colours, or one of the two."""
+"""The frame with arrows side by side with the colours, or one of the two."""
 STYLES: tuple[Style, ...] = get_args(Style)
 
-_FINER = 3  # lines are drawn so much larger and then made smaller, which smooths their edges
+_FINER = 3  # lines are drawn that much larger and then reduced, which smooths their edges
 _SPACING = 16
 _MOST_ARROWS = 36  # along a side
-_SHORTEST = 0.1  # of the largest length: shorter displacements get no arrow
-_SEEN_THROUGH = 0.35  # share of the frame, in grey, under the colours
+_SHORTEST = 0.1  # relative to the largest length: shorter displacements get no arrow
+_SEEN_THROUGH = 0.35  # share of the grey frame under the colours
 
 
 def draw(
@@ -104,14 +121,14 @@ def draw(
     style: Style = "both",
     caption: str = "",
 ) -> Picture:
-    """A frame and its field as one picture, with the legend of the colours.
+    """Draw a frame and its field as one picture, with the legend of the colours.
 
     Args:
         frame_HWC: the frame.
         displacement_2hw: in pixels of the frame, on any grid.
-        confidence_hw: from 0 to 1; places of less confidence are drawn fainter.
-        largest: length in pixels that has the full colour.
-        style: "both" puts two panels side by side, beneath each other where the frame is wider than twice its height.
+        confidence_hw: from 0 to 1; less confident places are drawn fainter.
+        largest: length of full colour in pixels.
+        style: "both" puts two panels side by side, or one above the other if the frame is wider than twice its height.
         caption: a line of text at the top.
     """
     panels = []
@@ -130,7 +147,7 @@ def draw(
 
 
 def draw_arrows(frame_HWC: Picture, displacement_2hw: Floats, confidence_hw: Floats, largest: float) -> Picture:
-    """The frame with an arrow, of the hue of its direction, from each place to where it is in the next frame."""
+    """Draw the frame with an arrow, in the hue of its direction, from each place to its position in the next frame."""
     height, width = frame_HWC.shape[:2]
     spacing = max(_SPACING, max(height, width) / _MOST_ARROWS)
     rows, columns = (max(1, round(side / spacing)) for side in (height, width))
@@ -152,7 +169,7 @@ def draw_arrows(frame_HWC: Picture, displacement_2hw: Floats, confidence_hw: Flo
 
 
 def draw_colours(frame_HWC: Picture, displacement_2hw: Floats, confidence_hw: Floats, largest: float) -> Picture:
-    """The field's colours over the frame in grey, which shows more where the field is less sure."""
+    """Draw the field's colours over the grey frame, which shows more where the field is less confident."""
     height, width = frame_HWC.shape[:2]
     shift_2HW = np.stack([resized(axis_hw, height, width) for axis_hw in displacement_2hw])
     colour_HWC = flow_colours(shift_2HW, largest).astype(np.float32)
@@ -162,7 +179,7 @@ def draw_colours(frame_HWC: Picture, displacement_2hw: Floats, confidence_hw: Fl
 
 
 def resized(values_hw: Floats, height: int, width: int) -> Floats:
-    """Values on another grid, bilinear between the centres of its cells."""
+    """Resample values to another grid, bilinear between the centres of its cells."""
     image = Image.fromarray(np.ascontiguousarray(values_hw, dtype=np.float32))
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
@@ -174,7 +191,7 @@ def _opacity(confidence: float) -> int:
 def _draw_arrow(
     pen: ImageDraw.ImageDraw, start_2: Floats, shift_2: Floats, thickness: float, ink: tuple[int, int, int, int]
 ) -> None:
-    """A line with a head, dark around so that it shows on any ground."""
+    """Draw a line with a head and a dark outline, visible on any background."""
     length = float(np.hypot(*shift_2))
     along_2 = shift_2 / length
     across_2 = np.array([-along_2[1], along_2[0]])
@@ -189,7 +206,7 @@ def _draw_arrow(
 
 
 def draw_legend(picture: Image.Image, right: int, bottom: int, side: int, largest: float) -> None:
-    """The wheel of colours on a dark plate, with the length of its radius; the plate ends at `right` and `bottom`."""
+    """Draw the wheel of colours on a dark plate that ends at `right` and `bottom`, with the length of its radius."""
     disc_SSC, inside_SS = wheel(side * _FINER)
     pad = max(2, side // 10)
     font = text_font(max(9, side // 6))
@@ -204,12 +221,12 @@ def draw_legend(picture: Image.Image, right: int, bottom: int, side: int, larges
 
 
 def text_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font that comes with Pillow, so that pictures are the same everywhere."""
+    """Return the font that comes with Pillow, so that pictures are the same everywhere."""
     return ImageFont.load_default(size)
 
 
 def fitted_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """The text, cut short with an ellipsis where it is wider than `width` pixels."""
+    """Shorten the text with an ellipsis if it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -1,8 +1,8 @@
-"""Displacement fields out of the affinity of EMIM blocks.
+"""Displacement fields from the affinity of EMIM blocks (paper section 3.2).
 
-This is a look at what the classifier compares, and no optical-flow network: a field is as coarse as the tokens, reaches
-no further than the window, and is right only as far as training made the affinity a measure of likeness. The
-classification loss alone does not ask for that; see `emim.training.photometric` for a loss that does.
+A field shows what the classifier compares. It is no optical flow: it is as coarse as the tokens, reaches no further
+than the window, and is accurate only as far as training made the affinity a measure of similarity. The classification
+loss alone does not require that; `emim.training.photometric` has a loss that does.
 
 Shape suffixes: B batch, N heads, P displacements, 2 axes (x, y), C channels, T frames; H and W are pixels of a clip,
 else the token grid.
@@ -25,33 +25,43 @@ from emim.nn import EMIM
 from emim.nn.affinity import affinity_of, emim_blocks, soft_displacement, window_steps
 from emim.utils import nearest
 
+__all__ = [
+    "MotionField",
+    "choose_blocks",
+    "end_point_error",
+    "faded_where_still",
+    "motion_field",
+    "picture_change",
+    "still_clip",
+]
+
 
 @dataclass(frozen=True)
 class MotionField:
-    """Where the places of each frame are in the next one, as one block sees it, on the block's token grid.
+    """Displacements from each frame to the next, by one EMIM block, on the block's token grid.
 
-    There is a field for every frame of tokens: for every input frame, or every second one where the network's stem
-    halves them; displacements lead to the next frame of tokens. The last one has no next frame and repeats the field
-    before it, as the block does. A single frame is compared with itself.
+    T counts frames of tokens: input frames, or every second one where the network's stem halves them; displacements
+    lead to the next frame of tokens. The last frame has no next one and repeats the field before it, as the block does.
+    A single frame is compared with itself.
 
     Attributes:
-        displacement_BT2HW: (x to the right, y down) in pixels of the clip that the network was given.
-        confidence_BTHW: 1 where one displacement has all the weight, 0 where all those that stay within the frame have
-            the same.
+        displacement_BT2HW: [B, T, 2, H, W], (x to the right, y down), in pixels of the clip that the network was given.
+        confidence_BTHW: [B, T, H, W], 1 where one displacement has all the weight, 0 where all those that stay within
+            the frame have equal weight.
     """
 
     displacement_BT2HW: Tensor
     confidence_BTHW: Tensor
 
     def less(self, still: MotionField) -> MotionField:
-        """This field less that of a still clip: of one for each clip, or of one for all."""
+        """Subtract the field of a still clip: one for each clip, or one for all."""
         middle = still.displacement_BT2HW.shape[1] // 2
         still_B12HW = still.displacement_BT2HW[:, middle : middle + 1]
         return MotionField(self.displacement_BT2HW - still_B12HW, self.confidence_BTHW)
 
 
 def still_clip(clip_BCTHW: Tensor) -> Tensor:
-    """The middle frame of each clip for the clip's whole length."""
+    """Repeat the middle frame of each clip for the clip's whole length."""
     T = clip_BCTHW.shape[2]
     return clip_BCTHW[:, :, T // 2 : T // 2 + 1].expand(-1, -1, T, -1, -1)
 
@@ -64,22 +74,29 @@ def motion_field(
     head: int | None = None,
     less_still: bool = False,
 ) -> dict[str, MotionField]:
-    """The displacement field of each chosen EMIM block, from one pass of a network over a clip.
+    """Compute the displacement field of EMIM blocks in one pass of a network over clips.
 
-    The soft-argmax of a head's affinity, without its bias, over the displacements that stay within the frame
-    (`emim.nn.affinity.soft_displacement`).
+    >>> import emim, torch
+    >>> model = emim.create_model("uniformer_tiny_emim", num_classes=11)
+    >>> fields = emim.motion_field(model, torch.randn(1, 3, 8, 96, 96))
+    >>> next(iter(fields.values())).displacement_BT2HW.shape
+    torch.Size([1, 8, 2, 12, 12])
+
+    The field is the soft-argmax of a head's affinity, without its bias, over the displacements that stay within the
+    frame (`emim.nn.affinity.soft_displacement`).
 
     Args:
-        model: any network that takes such a clip and has `emim.nn.EMIM` modules; it runs in evaluation mode, without
+        model: any network that takes such clips and has `emim.nn.EMIM` modules; it runs in evaluation mode, without
             gradients, and is left as it was.
-        clip_BCTHW: normalised clip as the network takes it, [B, 3, T, H, W].
-        blocks: names as in `emim.nn.affinity.emim_blocks`; None for all. The first of a network has the finest tokens.
-        head: number of one head; None for the mean of all.
-        less_still: take off what the block says of the clip's middle frame standing still (see `still_clip`), which
-            tells motion from what a pattern or the lack of one looks like to it. Costs a second pass.
+        clip_BCTHW: normalised clips as the network takes them, [B, 3, T, H, W] with H and W in pixels, on the device of
+            the network.
+        blocks: names as in `emim.nn.affinity.emim_blocks`; None for all. The first block has the finest tokens.
+        head: number of one head, from 0; None for the mean of all heads.
+        less_still: subtract the field of the clip's middle frame at rest (see `still_clip`), which separates motion
+            from what patterns and plain areas look like to the block. Costs a second pass.
 
     Returns:
-        A field for each block, by name.
+        The field of each block by its name, in the order of the network; displacements in pixels of the clip.
 
     Raises:
         UnknownNameError: the network has no such block, or no EMIM block at all.
@@ -91,7 +108,7 @@ def motion_field(
     chosen = choose_blocks(model, blocks)
     for name, block in chosen.items():
         if head is not None and not 0 <= head < block.num_heads:
-            raise IndexError(f"{name} has the heads 0 to {block.num_heads - 1}, so none of number {head}")
+            raise IndexError(f"{name} has the heads 0 to {block.num_heads - 1}, got head {head}")
     was_training = model.training
     model.eval()
     try:
@@ -111,14 +128,14 @@ def motion_field(
 
 
 def choose_blocks(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, EMIM]:
-    """EMIM blocks of a network by name; None for all.
+    """Return EMIM blocks of a network by name; None for all.
 
     Raises:
         UnknownNameError: there is no such block, or none at all.
     """
     known = emim_blocks(model)
     if not known:
-        raise UnknownNameError(f"this {type(model).__name__} has no EMIM block, so there is no affinity to look at")
+        raise UnknownNameError(f"this {type(model).__name__} has no EMIM block, so it has no motion field")
     chosen = list(known) if names is None else list(names)
     for name in chosen:
         if name not in known:
@@ -142,15 +159,15 @@ def _field(affinity_BNTHWP: Tensor, block: EMIM, head: int | None, sides: tuple[
 
 
 _NOISE, _CLEAR = 2.0, 6.0
-"""Mean difference of a token's pixels, of 255: up to the first it may be noise, from the second on it is none."""
+"""Mean difference of a token's pixels, of 255: below the first it may be noise, above the second it is change."""
 
 
 def faded_where_still(field: MotionField, pixels_BTCHW: Tensor) -> MotionField:
-    """The field with no displacement where the picture does not change.
+    """Fade displacements to zero where the picture does not change.
 
     Args:
-        field: of clips.
-        pixels_BTCHW: the clips' pixels from 0 to 255; those frames count that have tokens of their own.
+        field: the field of some clips.
+        pixels_BTCHW: the clips' pixels from 0 to 255; only frames with tokens of their own are used.
     """
     steps, h, w = field.confidence_BTHW.shape[1:]
     every = pixels_BTCHW.shape[1] // steps
@@ -159,10 +176,10 @@ def faded_where_still(field: MotionField, pixels_BTCHW: Tensor) -> MotionField:
 
 
 def picture_change(frames_BTCHW: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Whether a place differs from itself in the next frame, from 0 (no more than noise does) to 1.
+    """Measure how much each place changes to the next frame, from 0 (no more than noise) to 1.
 
-    Where nothing changes no motion can be seen, but a network normalises what it sees, and so may compare noise. A
-    place counts with its neighbours, as the inside of a plain thing that moves does not change.
+    Where nothing changes, no motion is visible; but a network normalises its input, and so may compare noise. A place
+    takes the largest change of its neighbourhood, because the inside of a plain moving object does not change.
 
     Args:
         frames_BTCHW: pixels from 0 to 255, of any dtype.
@@ -185,15 +202,15 @@ Floats = npt.NDArray[np.floating]
 
 
 def end_point_error(displacement_2hw: Floats, truth_2HW: Floats, where_HW: npt.NDArray[np.bool_]) -> float:
-    """Mean distance in pixels between the ends of estimated and true displacements (Baker et al., IJCV 2011).
+    """Compute the mean end-point error in pixels (Baker et al., IJCV 2011).
 
     Args:
-        displacement_2hw: the estimate in pixels of the truth, on any grid; read bilinearly.
-        truth_2HW: the truth.
-        where_HW: pixels that count.
+        displacement_2hw: estimated displacements in pixels of the truth, on any grid; interpolated bilinearly.
+        truth_2HW: true displacements.
+        where_HW: true for the pixels to average over.
 
     Returns:
-        NaN where no pixel counts.
+        The error; NaN if there is no such pixel.
     """
     height, width = truth_2HW.shape[1:]
     apart_HW = np.hypot(*(np.stack([resized(axis_hw, height, width) for axis_hw in displacement_2hw]) - truth_2HW))

@@ -10,8 +10,8 @@ from emim.data.manifest import ClipEntry, relative_path
 from emim.environment import Machine, describe_machine
 from emim.errors import DataError, UnknownNameError, VideoError
 from emim.inference.recogniser import Recogniser
+from emim.motion.overlay import Overlay, draw_overlay
 from emim.report.measurement import Measurement
-from emim.report.overlays import Overlay, draw_overlay
 from emim.training.run_folder import RunRecord
 
 
@@ -45,13 +45,13 @@ def choose_clips(measurement: Measurement, most: int) -> tuple[tuple[ChosenClip,
     One clip of each class comes first, so that they do not all look alike.
     """
     outputs, classes = measurement.outputs, measurement.clips.classes
-    score_S, predicted_S = outputs.score_NK.max(1)
-    label_score_S = outputs.score_NK.gather(1, outputs.label_N[:, None])[:, 0]
+    score_S, predicted_S = outputs.score_SK.max(1)
+    label_score_S = outputs.score_SK.gather(1, outputs.label_S[:, None])[:, 0]
     chosen = [
         ChosenClip(measurement.clips.entries[at], classes[label], classes[predicted], score, label_score)
         for at, label, predicted, score, label_score in zip(
             outputs.index,
-            outputs.label_N.tolist(),
+            outputs.label_S.tolist(),
             predicted_S.tolist(),
             score_S.tolist(),
             label_score_S.tolist(),

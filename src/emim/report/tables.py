@@ -223,7 +223,7 @@ def diagnosis_rows(diagnosis: Diagnosis) -> tuple[DiagnosisRow, ...]:
     """Return the rows in the order of the ablations."""
     return tuple(
         DiagnosisRow(*_DESCRIPTIONS.get(condition.name, (condition.name, "")), condition.accuracy, condition.difference)
-        for condition in diagnosis.conditions
+        for condition in diagnosis.ablations
     )
 
 

@@ -16,7 +16,6 @@ import torch
 
 from emim.data.preprocessing import finish_views
 from emim.inference.recogniser import Prediction, Recogniser
-from emim.inference.scoring import check_finite
 from emim.isolation import WorkerLoss, call_isolated, preload
 from emim.serve.intake import MODULES, Intake, Upload, take_in
 from emim.serve.pictures import Pictures, StoppedError, draw_pictures
@@ -158,9 +157,7 @@ class Engine:
 
     def _predict(self, intake: Intake, name: str, topk: int) -> list[Prediction]:
         views_VCTHW = finish_views(torch.from_numpy(intake.views_VCTHW), self.recogniser.preprocessing)
-        score_K = self.recogniser.score(views_VCTHW)
-        check_finite(score_K, name, self.recogniser.precision)
-        return self.recogniser.best(score_K, topk)
+        return self.recogniser.best(self.recogniser.score(views_VCTHW, name), topk)
 
 
 def _stopping() -> Refusal:

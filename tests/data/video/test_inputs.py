@@ -310,7 +310,7 @@ def test_excerpt(tmp_path: Path) -> None:
         with pytest.raises(FrameIndexError, match=r"frame index 20 is outside 0\.\.19"):
             reader.read([20])
     with pytest.raises(VideoError, match="is closed"):
-        _ = open_and_close(path).height
+        open_and_close(path).read([0])
     with open_video(path, start=1.5) as reader:
         assert (reader.num_frames, reader.time_of(9)) == (10, pytest.approx(1.88))
         assert reader.duration == pytest.approx(0.4)

@@ -113,15 +113,10 @@ class VideoReader(ABC):
             number = int(index)
             self._check_index(number)
             places.setdefault(number, []).append(place)
-        if not places:
-            return np.empty((0, self.height, self.width, 3), dtype=np.uint8)
-        frames_THWC: Frames | None = None
-        for number, frame_HWC in self._read_ascending(sorted(places)):
-            if frames_THWC is None:  # only now, because asking for the size may cost a decoded frame
-                frames_THWC = np.empty((len(indices), *frame_HWC.shape), dtype=np.uint8)
+        frames_THWC = np.empty((len(indices), self.height, self.width, 3), dtype=np.uint8)
+        for number, frame_HWC in self._read_ascending(sorted(places)) if places else ():
             for place in places[number]:
                 frames_THWC[place] = frame_HWC
-        assert frames_THWC is not None
         return frames_THWC
 
     def _check_index(self, index: int) -> None:
@@ -180,28 +175,10 @@ class Excerpt(VideoReader):
         self.path = reader.path
         self.num_frames = stop - first
         self.fps = reader.fps
+        self.rotation, self.mirrored = reader.rotation, reader.mirrored
+        self.height, self.width = reader.height, reader.width
         after = reader.duration if stop == reader.num_frames else reader.time_of(stop)
         self.duration = after - reader.time_of(first)
-
-    @property
-    def rotation(self) -> int:  # type: ignore[override]
-        """As of the whole video, like the next ones; asking may cost a decoded frame."""
-        return self._reader.rotation
-
-    @property
-    def mirrored(self) -> bool:  # type: ignore[override]
-        """See `VideoReader`."""
-        return self._reader.mirrored
-
-    @property
-    def height(self) -> int:  # type: ignore[override]
-        """See `VideoReader`."""
-        return self._reader.height
-
-    @property
-    def width(self) -> int:  # type: ignore[override]
-        """See `VideoReader`."""
-        return self._reader.width
 
     def time_of(self, index: int) -> float:
         """Return the seconds from the start of the whole video to that of frame `index` of the range."""

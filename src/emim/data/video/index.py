@@ -1,4 +1,4 @@
-"""The table of a video's packets, and which of them a decoder may start at.
+"""The table of a video's packets, and the entry points at which a decoder may start.
 
 A packet is one compressed picture as the container stores it; packets lie in decoding order. Its
 presentation time stamp (pts) is in units of the stream's time base.
@@ -6,11 +6,10 @@ presentation time stamp (pts) is in units of the stream's time base.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
-
-from emim.data.video import h264
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 
     VideoPacket = Packet[VideoStream]
 
+__all__ = ["PacketRecord", "PacketTable", "pictures_held_back", "read_packet_table", "video_packets"]
+
 # Healthy packets of these codecs give one picture each; `_gives_no_picture` finds the exceptions.
 _ONE_PICTURE_PER_PACKET = frozenset({"h264", "hevc", "mpeg4", "vp8", "vp9", "libvpx-vp9", "mjpeg", "av1", "libdav1d"})
 # Containers that store pictures whole. Others (MPEG-TS, PS, raw streams) may start or stop inside a picture.
@@ -26,12 +27,14 @@ _WHOLE_PICTURE_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm", "avi"})
 # Containers whose seek lands on a packet that can be found again in the table.
 _SEEKABLE_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
 
+_H264_IDR, _H264_SEI, _RECOVERY_POINT = 5, 6, 6
+_START_CODE = b"\x00\x00\x01"
 _HEVC_RANDOM_ACCESS = range(16, 24)
 _MPEG4_VOP = b"\x00\x00\x01\xb6"
 
 
 class PacketRecord(NamedTuple):  # several times as quick to make as a data class
-    """What the table keeps of one packet."""
+    """One packet of the table, without its data."""
 
     pts: int | None
     pos: int | None
@@ -39,7 +42,6 @@ class PacketRecord(NamedTuple):  # several times as quick to make as a data clas
     duration: int
     shown: bool  # False for packets that an edit list hides
     entry: bool  # a decoder that starts here gives this picture and all later ones exactly
-    unneeded: bool = False  # no other picture refers to this one
 
 
 @dataclass(slots=True)
@@ -50,10 +52,10 @@ class PacketTable:
         records: one per packet.
         packets: the packets themselves, or None when they are more than the memory limit.
         doubts: why the number of pictures cannot be read off the table; empty when it can.
-        corrupt: whether the container flags a packet as incomplete.
-        seekable: whether seeking in the file is worth trying.
-        predictable: whether every packet surely decodes to one progressive picture, and the decoder's output follows
-            the time stamps, also when packets that are `unneeded` are left out.
+        corrupt: True if the container flags a packet as incomplete.
+        seekable: True if seeking in the file is worth trying.
+        skippable: True if the decoder may leave out pictures to which no other refers: its output still follows the
+            time stamps then, and every other picture comes out, unchanged.
     """
 
     records: list[PacketRecord] = field(default_factory=list)
@@ -61,10 +63,10 @@ class PacketTable:
     doubts: list[str] = field(default_factory=list)
     corrupt: bool = False
     seekable: bool = False
-    predictable: bool = False
+    skippable: bool = False
 
     def trusted_pts(self) -> list[int] | None:
-        """Time stamps in presentation order, if decoded pictures must carry exactly these; else None."""
+        """Return the time stamps in presentation order, if decoded pictures must carry exactly these; else None."""
         stamps = [r.pts for r in self.records if r.shown]
         known = [pts for pts in stamps if pts is not None]
         if len(known) < len(stamps) or len(set(known)) < len(known):
@@ -72,7 +74,7 @@ class PacketTable:
         return sorted(known)
 
     def entries(self, presented_pts: list[int]) -> list[tuple[int, int]]:
-        """(presentation index, packet number) of the packets that a decoder may start at, ascending.
+        """List (presentation index, packet number) of the packets that a decoder may start at, ascending.
 
         Pictures that precede such a packet in presentation but follow it in decoding (open GOP) may depend
         on earlier packets, so an entry serves only indices from its own upwards.
@@ -112,7 +114,6 @@ def read_packet_table(container: InputContainer, stream: VideoStream, memory_lim
     kept_bytes = 0
     pts_are_guesses = False
     doubts: set[str] = set()
-    pictures = h264.UnneededPictures(extradata if codec == "h264" else b"")
     for packet in video_packets(container, stream):
         if packet.is_corrupt:
             table.corrupt = True
@@ -127,9 +128,8 @@ def read_packet_table(container: InputContainer, stream: VideoStream, memory_lim
         # avi stores no pts; those of streams with B-frames are guesses of the demuxer.
         pts_are_guesses |= "avi" in names and packet.pts != packet.dts
         entry = packet.is_keyframe and not packet.is_discard and _is_entry(codec, extradata, packet)
-        shown, unneeded = not packet.is_discard, pictures.note(memoryview(packet))
         table.records.append(
-            PacketRecord(packet.pts, packet.pos, packet.size, packet.duration or 0, shown, entry, unneeded)
+            PacketRecord(packet.pts, packet.pos, packet.size, packet.duration or 0, not packet.is_discard, entry)
         )
         if table.packets is not None:
             table.packets.append(packet)
@@ -147,19 +147,23 @@ def read_packet_table(container: InputContainer, stream: VideoStream, memory_lim
     if pts_are_guesses:
         table.records = [PacketRecord(None, r.pos, r.size, r.duration, r.shown, False) for r in table.records]
     stamps = [r.pts for r in table.records if r.pts is not None]
-    table.predictable = (
-        not table.doubts and 0 < len(set(stamps)) == len(table.records) and pictures.can_be_left_out(stamps)
+    # A decoder that holds back too few pictures drops some of its own, and others where fewer are decoded.
+    table.skippable = (
+        codec == "h264"
+        and not table.doubts
+        and 0 < len(set(stamps)) == len(table.records)
+        and pictures_held_back(stamps) <= stream.codec_context.reorder_depth
     )
     return table
 
 
 def video_packets(container: InputContainer, stream: VideoStream) -> Iterator[VideoPacket]:
-    """Packets of the stream that hold data; the demuxer also gives an empty one at the end."""
+    """Iterate over the packets of the stream that hold data; the demuxer also gives an empty one at the end."""
     return (packet for packet in container.demux(stream) if packet.size > 0)
 
 
 def _gives_no_picture(codec: str, packet: VideoPacket, macroblocks: int) -> bool:
-    """Whether a packet decodes to nothing: a hidden reference of VP8/VP9, an MPEG-4 picture "not coded"."""
+    """True for a packet that decodes to nothing: a hidden reference of VP8/VP9, an MPEG-4 picture "not coded"."""
     if codec == "mpeg4":
         # DivX puts such dummies after two pictures in one packet. A coded picture takes a header of at least
         # 64 bits and a bit for each macroblock.
@@ -178,7 +182,7 @@ def _gives_no_picture(codec: str, packet: VideoPacket, macroblocks: int) -> bool
 
 
 def _is_entry(codec: str, extradata: bytes, packet: VideoPacket) -> bool:
-    """Whether the bitstream itself says that decoding may start at a packet that the container calls a key.
+    """True if the bitstream itself says that decoding may start at a packet that the container calls a key frame.
 
     Containers also mark pictures that are merely intra coded, after which later pictures may still refer to
     earlier ones.
@@ -188,10 +192,10 @@ def _is_entry(codec: str, extradata: bytes, packet: VideoPacket) -> bool:
     data = bytes(packet)
     if codec == "h264":
         length_size = (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 0
-        return any(h264.starts_here(unit) for unit in h264.nal_units(data, length_size))
+        return any(_h264_starts_here(unit) for unit in _nal_units(data, length_size))
     if codec == "hevc":
         length_size = (extradata[21] & 3) + 1 if len(extradata) > 21 and extradata[0] == 1 else 0
-        return any(unit[0] >> 1 & 0x3F in _HEVC_RANDOM_ACCESS for unit in h264.nal_units(data, length_size))
+        return any(unit[0] >> 1 & 0x3F in _HEVC_RANDOM_ACCESS for unit in _nal_units(data, length_size))
     if codec == "mpeg4":
         at = data.find(_MPEG4_VOP)
         return at >= 0 and at + 4 < len(data) and data[at + 4] >> 6 == 0
@@ -201,3 +205,61 @@ def _is_entry(codec: str, extradata: bytes, packet: VideoPacket) -> bool:
         shift = 3 if data[0] & 0x30 != 0x30 else 2
         return data[0] >> shift & 1 == 0 and data[0] >> (shift - 1) & 1 == 0
     return False
+
+
+def _h264_starts_here(unit: bytes) -> bool:
+    """True for an instantaneous refresh, or a recovery point whose first picture is exact already."""
+    kind = unit[0] & 0x1F
+    if kind == _H264_IDR:
+        return True
+    if kind != _H264_SEI:
+        return False
+    # recovery_frame_cnt is an Exp-Golomb number: a leading 1 bit means 0.
+    return any(kind == _RECOVERY_POINT and content[0] & 0x80 for kind, content in _h264_messages(unit))
+
+
+def _h264_messages(unit: bytes) -> Iterator[tuple[int, bytes]]:
+    """Iterate over kind and content (never empty) of the messages in a unit of messages."""
+    data = unit[1:].replace(b"\x00\x00\x03", b"\x00\x00")  # without the escapes of start codes
+    at = 0
+    while at + 2 < len(data):
+        numbers = [0, 0]  # kind, size
+        for place in range(2):
+            while at < len(data) and data[at] == 0xFF:
+                numbers[place], at = numbers[place] + 255, at + 1
+            if at < len(data):
+                numbers[place], at = numbers[place] + data[at], at + 1
+        kind, size = numbers
+        if at < len(data) and size:
+            yield kind, data[at : at + size]
+        at += size
+
+
+def _nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
+    """Split an H.264/H.265 packet into units: length-prefixed, or after start codes when `length_size` is 0."""
+    if length_size == 0:
+        # A unit's trailing zero bytes belong to the next start code; no caller minds them.
+        yield from (unit for unit in data.split(_START_CODE)[1:] if unit)
+        return
+    at = 0
+    while at + length_size < len(data):
+        length = int.from_bytes(data[at : at + length_size], "big")
+        at += length_size
+        if length:
+            yield data[at : at + length]
+        at += length
+
+
+def pictures_held_back(stamps: Sequence[int]) -> int:
+    """Return the largest number of pictures that precede one in decoding order and follow it in presentation.
+
+    Args:
+        stamps: presentation time stamps in decoding order.
+    """
+    seen: list[int] = []
+    most = 0
+    for stamp in stamps:
+        place = bisect_right(seen, stamp)
+        most = max(most, len(seen) - place)
+        seen.insert(place, stamp)
+    return most

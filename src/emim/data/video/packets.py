@@ -63,6 +63,7 @@ class PacketSource:
         table: what one pass over the packets found.
         position: number of the packet that iteration gives next.
         packets_decoded: packets given to the decoder so far.
+        frames_decoded: frames that it has given.
 
     Raises:
         NotAVideoError, NoVideoStreamError, TruncatedVideoError: as listed for `open_video`.
@@ -86,10 +87,11 @@ class PacketSource:
             raise
         self.position = len(self.table.records)  # number of the packet that comes next
         self._packets: Iterator[Packet[VideoStream]] = iter(())
-        self.packets_decoded = 0
+        self.packets_decoded = self.frames_decoded = 0
         self._number_of: dict[tuple[int | None, int | None, int], int] = {}
 
     def _prepare(self) -> None:
+        self._skipping = False
         self.stream.thread_type = "NONE"
         self.stream.thread_count = 1
 
@@ -108,7 +110,15 @@ class PacketSource:
     def decode(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
         """Return the frames that the decoder gives after a packet, or, for None, at the end."""
         self.packets_decoded += packet is not None
-        return self.stream.decode(packet)
+        frames = self.stream.decode(packet)
+        self.frames_decoded += len(frames)
+        return frames
+
+    def skip_unreferenced(self, skip: bool) -> None:
+        """From the next packet on, leave out pictures to which no other refers, or decode all."""
+        if skip != self._skipping:
+            self._skipping = skip
+            self.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
 
     def jump(self, number: int) -> None:
         """Make packet `number` the next one, with an empty decoder."""

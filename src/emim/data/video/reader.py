@@ -2,26 +2,27 @@
 
 How a reader finds a frame
 --------------------------
-What a decode of the whole file gives, in that order, defines the frames; a reader returns those, bit for bit.
+The frames of a video are those that a decode of the whole file gives, in that order; a reader returns them bit for
+bit.
 
 1. The stream is demuxed once, without decoding, into a table of time stamps (pts) and key frames. Packets of
    short videos stay in memory, so that nothing is read twice.
 2. The table is believed when it cannot mislead: the container stores pictures whole (mp4, mov, mkv, webm,
    avi), the codec gives one picture per packet, the first packet is a clean key frame, no packet is hidden
    by an edit list, flagged as corrupt or known to give no picture, and the first decoded picture is
-   progressive and carries the lowest pts (H.264 that promises as much is taken at its word, see 4). Then the
-   number of packets is the number of frames. In doubt (MPEG-TS, edit lists that cut, DivX dummies, other
-   codecs ...) the file is decoded once in full and counted; the decoded frames are kept if they are small
-   enough, so that this costs no second decode.
+   progressive and carries the lowest pts. Then the number of packets is the number of frames. In doubt
+   (MPEG-TS, edit lists that cut, DivX dummies, other codecs ...) the file is decoded once in full and counted;
+   the decoded frames are kept if they are small enough, so that this costs no second decode.
 3. Frame i is the one with the i-th lowest pts. Decoding goes on from where it stands, unless the last key
    frame at or before the wanted frame in presentation order has not been reached yet, or the wanted frame
    lies behind: then the packets up to that key frame are skipped. A frame that follows an open-GOP key frame
    in the file but precedes it in presentation is thus reached from one key frame earlier. The bitstream,
    not only the container, must say that decoding can start at a key frame.
-4. Pictures that no other one refers to and nobody wants are not decoded, in streams whose own words leave no doubt
-   about the order of what comes out (`PacketTable.predictable`). Behind the last wanted frame every picture is
-   decoded again, so that a later read can go on; but a read that went without pictures ends by emptying the
-   decoder, which saves decoding as many pictures as it holds back. The next read starts from a key frame then.
+4. In h264, the decoder leaves out pictures that are not wanted and to which no other refers (FFmpeg's
+   `skip_frame=NONREF`), where that cannot change the order of its output (`PacketTable.skippable`). After the last
+   wanted frame every picture is decoded again, so that a later read can go on; but a read in which pictures were
+   left out ends by emptying the decoder, which saves decoding as many pictures as it holds back. The next read
+   starts from a key frame then.
 5. Every decoded frame must carry the pts that the table expects next. When one does not, the table is
    dropped: the file is decoded in full and frames are counted. Streams without usable pts (avi with
    B-frames) are always decoded from the start and counted.
@@ -43,7 +44,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import av
 from av.video.reformatter import VideoReformatter
@@ -203,11 +204,12 @@ class VideoFileReader(VideoReader):
         self._pts: list[int] | None = None  # expected, in presentation order
         self._stamps: list[int] | None = None  # as `_pts`, but kept when that is dropped
         self._entries: list[tuple[int, int]] = []
-        # Time stamps wanted by the read under way (in the order of decoding: not yet given to the decoder), and
-        # those of the pictures that it goes without.
+        # Time stamps wanted by the read under way (and those of them not yet given to the decoder), and those of
+        # pictures that the decoder may leave out.
         self._wanted: frozenset[int] = frozenset()
         self._not_fed: set[int] = set()
-        self._passed_over: set[int] = set()
+        self._expendable: set[int] = set()
+        self._left_out = False  # the decoder has left out some of these since it started
         self._last_wanted = _NEVER
         self._emptied = False  # the decoder was emptied: decoding cannot go on from where it stands
         # Kept, because frames counted past damage could be shifted.
@@ -233,8 +235,13 @@ class VideoFileReader(VideoReader):
 
     @property
     def packets_decoded(self) -> int:
-        """Packets given to the decoder so far: what opening and reading have cost."""
+        """Packets given to the decoder so far, those of pictures that it left out among them."""
         return self._source.packets_decoded
+
+    @property
+    def frames_decoded(self) -> int:
+        """Frames that the decoder has given so far: what opening and reading have cost."""
+        return self._source.frames_decoded
 
     def close(self) -> None:
         """Release the file, the packets and the decoder; closing twice is harmless."""
@@ -269,8 +276,6 @@ class VideoFileReader(VideoReader):
         self._pts = table.trusted_pts()
         if self._pts is not None:
             self._entries = table.entries(self._pts)
-        if table.predictable:
-            return
         try:
             first = self._frame_at(0)
         except _TableMismatchError:
@@ -311,8 +316,7 @@ class VideoFileReader(VideoReader):
 
     def _describe(self) -> None:
         """Fill in size, rotation and timing."""
-        if not self._source.table.predictable:
-            self._describe_picture(self._frame_at(0))
+        self._describe_picture(self._frame_at(0))
         stream = self._source.stream
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         self.duration = self._duration_from_stamps() or (self.num_frames / rate if rate else 0.0)
@@ -324,23 +328,11 @@ class VideoFileReader(VideoReader):
             raise VideoError(self.path, "states neither frame rate nor time stamps; remux it to mp4")
 
     def _describe_picture(self, frame: VideoFrame) -> None:
-        # Of frame 0 or, where all frames have the same matrix, of any.
         self._orientation = orientation = orientation_of(frame) or Orientation()
         self.rotation, self.mirrored = orientation.rotation, orientation.mirrored
         self._stored_size = (frame.height, frame.width)
         height, width = display_size(*self._stored_size, self.pixel_aspect)
         self.height, self.width = (width, height) if orientation.transposed else (height, width)
-
-    def __getattr__(self, name: str) -> Any:
-        # Size and rotation are those of the first picture decoded; of a predictable stream, that need not be
-        # the first in the file.
-        if name not in ("height", "width", "rotation", "mirrored", "_orientation", "_stored_size"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        if self._closed:
-            raise VideoError(self.path, f"is closed; ask for its {name} before that")
-        with _quiet_ffmpeg():
-            self._describe_picture(self._find_frame(0))
-        return self.__dict__[name]
 
     @cached_property
     def _times(self) -> list[float] | None:
@@ -374,6 +366,8 @@ class VideoFileReader(VideoReader):
         return float((span + last) * (self._source.stream.time_base or 0))
 
     def _read_ascending(self, indices: Sequence[int]) -> Iterator[tuple[int, Frames]]:
+        if self._closed:
+            raise VideoError(self.path, "is closed; read frames before that")
         if self._damage is not None:
             raise self._damage
         if self._emptied:
@@ -389,8 +383,8 @@ class VideoFileReader(VideoReader):
                 yield index, self._to_rgb(frame, index)
 
     def _want(self, indices: Sequence[int]) -> None:
-        """Note what the read that begins wants, where the rest can be left out."""
-        pts = self._pts if self._source.table.predictable else None
+        """Note the frames that the next read wants, where others can be left out."""
+        pts = self._pts if self._source.table.skippable else None
         self._wanted = frozenset() if pts is None else frozenset(pts[index] for index in indices)
         self._not_fed = set(self._wanted)
         self._last_wanted = max(self._wanted, default=_NEVER)
@@ -442,8 +436,13 @@ class VideoFileReader(VideoReader):
                     and frame.pts < skip_before
                 ):
                     continue  # precedes the key frame; its references were skipped
-                while self._next_index < self.num_frames and self._pts[self._next_index] in self._passed_over:
+                while (
+                    self._next_index < self.num_frames
+                    and self._pts[self._next_index] != frame.pts
+                    and self._pts[self._next_index] in self._expendable
+                ):
                     self._next_index += 1
+                    self._left_out = True
                 if self._next_index >= self.num_frames or frame.pts != self._pts[self._next_index]:
                     raise _TableMismatchError
             current = self._next_index
@@ -465,8 +464,8 @@ class VideoFileReader(VideoReader):
     def _start_decoding(self, packet_number: int) -> None:
         self._last = None
         self._next_index = 0
-        self._passed_over.clear()
-        self._emptied = False
+        self._expendable.clear()
+        self._emptied = self._left_out = False
         self._frames = self._decode(packet_number)
 
     def _decode(self, packet_number: int) -> Iterator[VideoFrame]:
@@ -475,8 +474,7 @@ class VideoFileReader(VideoReader):
         source.jump(packet_number)
         try:
             for record, packet in source:
-                if record.unneeded and self._is_passed_over(record.pts):
-                    continue
+                source.skip_unreferenced(self._may_leave_out(record.pts))
                 yield from source.decode(packet)
                 if self._ends_read(record.pts):
                     break
@@ -490,32 +488,30 @@ class VideoFileReader(VideoReader):
                 "again or re-encode it",
             ) from error
 
-    def _is_passed_over(self, pts: int | None) -> bool:
-        """Whether a picture that no other needs is not wanted itself; if so, it is not expected any more."""
+    def _may_leave_out(self, pts: int | None) -> bool:
+        """True for a picture that is not wanted itself: the decoder leaves it out if no other refers to it."""
         if pts is None or pts in self._wanted or pts > self._last_wanted:
             return False
-        self._passed_over.add(pts)
+        self._expendable.add(pts)
         return True
 
     def _ends_read(self, pts: int | None) -> bool:
-        """Whether the read under way has everything it needs in the decoder, which may then empty itself.
+        """True if the decoder has everything that the read under way needs, and may be emptied.
 
-        Not after a read that passed nothing over: the next one will probably go on from there.
+        Not after a read in which nothing was left out: the next one will probably go on from there.
         """
         if pts not in self._not_fed:
             return False
         self._not_fed.discard(pts)
-        if self._not_fed or not self._passed_over or len(self._wanted) == 1:
+        if self._not_fed or not self._left_out or len(self._wanted) == 1:
             return False
         rest = (r.pts for r in self._source.table.records[self._source.position :])
-        self._passed_over.update(pts for pts in rest if pts is not None and pts < self._last_wanted)
+        self._expendable.update(pts for pts in rest if pts is not None and pts < self._last_wanted)
         self._emptied = True
         return True
 
     def _to_rgb(self, frame: VideoFrame, index: int) -> Frames:
         """Convert to upright frame_HWC with square pixels."""
-        if "_stored_size" not in self.__dict__:
-            self._describe_picture(frame)
         if (frame.height, frame.width) != self._stored_size:
             height, width = self._stored_size
             raise VideoError(

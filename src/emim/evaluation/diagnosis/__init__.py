@@ -1,4 +1,4 @@
-"""Does a network use motion? The same clips with the motion taken from them, or from the network."""
+"""Does a network use motion? Its accuracy on the same clips with the motion removed from clips or network."""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""Interventions on a network: one of the two paths of its EMIM modules gives nothing.
+"""The ablations of a diagnosis: clips without motion or order, and networks without one path of their EMIM modules.
 
-Both set weights to zero for a while, which works whatever computes them. No other layer is touched: global attention
-and local blocks stay, and they see several frames, too.
+* Of the clips: frozen to the middle frame, frames shuffled, frames reversed.
+* Of the network: motion features or appearance path of every EMIM module set to zero, by setting weights to zero for a
+  while. No other layer is touched: global attention and local blocks stay, and they see several frames, too.
+
+Shape suffixes: V views of a video, C channels, T frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -15,31 +18,55 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from emim.evaluation.outputs import Condition
-from emim.nn import EMIM
+from emim._moved import renamed
+from emim.evaluation.outputs import Ablation
+from emim.nn.affinity import emim_blocks
+
+__all__ = [
+    "APPEARANCE_ZEROED",
+    "AS_IS",
+    "FROZEN",
+    "MOTION_ZEROED",
+    "REVERSED",
+    "SHUFFLED",
+    "ablations_for",
+    "appearance_zeroed",
+    "freeze",
+    "motion_zeroed",
+    "reverse",
+    "shuffle",
+    "shuffled_order",
+]
+
+AS_IS: Final = "as_is"
+FROZEN: Final = "frozen"
+SHUFFLED: Final = "shuffled"
+REVERSED: Final = "reversed"
+MOTION_ZEROED: Final = "motion_zeroed"
+APPEARANCE_ZEROED: Final = "appearance_zeroed"
 
 # Keeps the orders of frames apart from other draws of the same seed.
 _ORDER_STREAM = 1
 
 
 def freeze(views_VCTHW: Tensor) -> Tensor:
-    """Every view as its own middle frame (number T // 2, from 0), held for its whole length."""
+    """Repeat the middle frame of every view (number T // 2, from 0) for the whole length."""
     middle = views_VCTHW.shape[2] // 2
     return views_VCTHW[:, :, middle : middle + 1].expand_as(views_VCTHW)
 
 
 def reverse(views_VCTHW: Tensor) -> Tensor:
-    """The frames from the last to the first."""
+    """Reverse the order of the frames."""
     return views_VCTHW.flip(2)
 
 
 def shuffle(views_VCTHW: Tensor, clip: int, seed: int) -> Tensor:
-    """The frames in the clip's `shuffled_order`, the same in all its views."""
+    """Put the frames into the clip's `shuffled_order`, the same in all its views."""
     return views_VCTHW[:, :, shuffled_order(views_VCTHW.shape[2], clip, seed)]
 
 
 def shuffled_order(num_frames: int, clip: int, seed: int) -> Tensor:
-    """A random order of frames, drawn evenly from all but the one that they have.
+    """Draw a random order of frames, uniformly from all orders but the one that they have.
 
     Args:
         num_frames: frames T, at least 1; a single frame has no other order.
@@ -56,19 +83,14 @@ def shuffled_order(num_frames: int, clip: int, seed: int) -> Tensor:
     return torch.from_numpy(order_T)
 
 
-def emim_modules(model: nn.Module) -> dict[str, EMIM]:
-    """The EMIM modules of a network by their names, in its order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, EMIM)}
-
-
 @contextmanager
 def motion_zeroed(model: nn.Module) -> Iterator[None]:
-    """Every EMIM module's motion features are zero: weight and bias of the last layer of `motion_conv` are.
+    """Set the motion features of every EMIM module to zero: weight and bias of the last layer of `motion_conv`.
 
-    The weights are restored to the bit at the end, whatever happens meanwhile.
+    The weights are restored to the bit at the end, also after an error.
     """
     parts: list[Tensor] = []
-    for module in emim_modules(model).values():
+    for module in emim_blocks(model).values():
         last = module.motion_conv[-1]
         assert isinstance(last, nn.Linear)
         parts += [last.weight, last.bias]
@@ -78,15 +100,15 @@ def motion_zeroed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def appearance_zeroed(model: nn.Module) -> Iterator[None]:
-    """Every EMIM module's values are zero: the rows of `qkv`, weight and bias, that give them are.
+    """Set the values of every EMIM module to zero: the rows of `qkv`, weight and bias, that compute them.
 
-    Its affinity, and with it its motion features, are as before. What the border of the window is padded with (1e-6,
-    see `emim.ops.common`) still takes part in the aggregation, so the appearance path gives not quite zero there.
+    The affinity, and with it the motion features, are as before. The padding at the border of the window (1e-6, see
+    `emim.ops.common`) still takes part in the aggregation, so the appearance path is not exactly zero there.
 
-    The weights are restored to the bit at the end, whatever happens meanwhile.
+    The weights are restored to the bit at the end, also after an error.
     """
     parts: list[Tensor] = []
-    for module in emim_modules(model).values():
+    for module in emim_blocks(model).values():
         values = slice(2 * module.proj.in_features, None)  # rows: queries, keys, values
         parts += [module.qkv.weight[values], module.qkv.bias[values]]
     with _zeroed(parts):
@@ -95,7 +117,7 @@ def appearance_zeroed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _zeroed(parts: Iterable[Tensor]) -> Iterator[None]:
-    """Weights, or slices of them, that are zero in between."""
+    """Set weights, or slices of them, to zero for the time of the context."""
     kept = [(part.detach(), part.detach().clone()) for part in parts]
     try:
         for part, _ in kept:
@@ -106,34 +128,35 @@ def _zeroed(parts: Iterable[Tensor]) -> Iterator[None]:
             part.copy_(before)
 
 
-AS_IS: Final = "as_is"
-FROZEN: Final = "frozen"
-SHUFFLED: Final = "shuffled"
-REVERSED: Final = "reversed"
-MOTION_ZEROED: Final = "motion_zeroed"
-APPEARANCE_ZEROED: Final = "appearance_zeroed"
+def ablations_for(model: nn.Module, seed: int) -> dict[str, Ablation]:
+    """Return the ablations that suit a network, by name; `AS_IS`, without any change, comes first.
 
-
-def conditions_for(model: nn.Module, seed: int) -> dict[str, Condition]:
-    """Those that the network can be tested in, by name; `AS_IS` comes first.
-
-    A network without EMIM modules has no motion features or appearance path to be zeroed.
+    A network without EMIM modules has no motion features and no appearance path to set to zero.
 
     Args:
         model: the network.
         seed: seed of the shuffles, at least 0.
     """
-    conditions = {
-        AS_IS: Condition(),
-        FROZEN: Condition(change_views=lambda views_VCTHW, at: freeze(views_VCTHW)),
-        SHUFFLED: Condition(change_views=partial(_shuffled, seed=seed)),
-        REVERSED: Condition(change_views=lambda views_VCTHW, at: reverse(views_VCTHW)),
+    ablations = {
+        AS_IS: Ablation(),
+        FROZEN: Ablation(change_views=lambda views_VCTHW, at: freeze(views_VCTHW)),
+        SHUFFLED: Ablation(change_views=partial(_shuffled, seed=seed)),
+        REVERSED: Ablation(change_views=lambda views_VCTHW, at: reverse(views_VCTHW)),
     }
-    if emim_modules(model):
-        conditions[MOTION_ZEROED] = Condition(change_network=motion_zeroed)
-        conditions[APPEARANCE_ZEROED] = Condition(change_network=appearance_zeroed)
-    return conditions
+    if emim_blocks(model):
+        ablations[MOTION_ZEROED] = Ablation(change_network=motion_zeroed)
+        ablations[APPEARANCE_ZEROED] = Ablation(change_network=appearance_zeroed)
+    return ablations
 
 
 def _shuffled(views_VCTHW: Tensor, at: int, *, seed: int) -> Tensor:
     return shuffle(views_VCTHW, at, seed)
+
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "conditions_for": ("ablations_for", ablations_for),
+        "emim_modules": ("emim.nn.affinity.emim_blocks", emim_blocks),
+    },
+)

@@ -1,16 +1,21 @@
-"""What a diagnosis found, and its form as JSON (docs/diagnose.md describes it)."""
+"""Diagnose whether a network uses motion: test it under ablations of clips and network, and put the result into words.
+
+The order of this file: the result and its form as JSON (described in docs/guides/diagnose.md), the test, the
+sentences that follow from the figures.
+
+Shape suffixes: S clips that could be read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
-from torch import nn
 
+from emim._moved import renamed
 from emim.data.manifest import ClipEntry, ClipList, format_moment
 from emim.data.preprocessing import Preprocessing
 from emim.distributed import SINGLE_PROCESS, ProcessGroup
@@ -21,8 +26,7 @@ from emim.evaluation.diagnosis.ablations import (
     MOTION_ZEROED,
     REVERSED,
     SHUFFLED,
-    conditions_for,
-    emim_modules,
+    ablations_for,
 )
 from emim.evaluation.diagnosis.statistics import (
     LEAST_CLIPS,
@@ -33,23 +37,28 @@ from emim.evaluation.diagnosis.statistics import (
     bootstrap,
     find_swaps,
 )
-from emim.evaluation.outputs import ClipOutputs, outputs_under
+from emim.evaluation.outputs import ClipOutputs, score_ablations
 from emim.evaluation.testing import describe_views
+from emim.inference.recogniser import Recogniser
+from emim.inference.scoring import ScoringOptions
+from emim.nn.affinity import emim_blocks
 from emim.precision import Precision
 
+__all__ = ["FORMAT", "AblationResult", "Diagnosis", "conclude", "diagnose", "diagnosis_from", "notes_on"]
+
 FORMAT: Final = 1
-"""Version of the JSON: a key changes its meaning, or goes, only with a new one."""
+"""Version of the JSON; a key is removed or changes its meaning only with a new version."""
 
 
 @dataclass(frozen=True)
-class ConditionResult:
-    """What was measured in one condition.
+class AblationResult:
+    """Accuracy of the network under one ablation.
 
     Attributes:
         name: see `emim.evaluation.diagnosis.ablations`.
-        accuracy: share of the clips whose best class is right, with its 95 % bootstrap interval.
-        difference: to the accuracy as they are, paired; None as they are.
-        predicted: index of the best class of each clip.
+        accuracy: top-1 accuracy with its 95 % bootstrap interval.
+        difference: to the accuracy on the unchanged clips, paired by clip; None for the unchanged clips.
+        predicted: index of the predicted class of each clip.
     """
 
     name: str
@@ -60,28 +69,28 @@ class ConditionResult:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The same clips tested in several conditions. Shares are in [0, 1] of the clips that could be read.
+    """The same clips tested under several ablations. Shares are in [0, 1] of the clips that could be read.
 
     Attributes:
         classes: class names by index.
         clips: the clips that could be read; `entry.label` is the class index.
-        missing: clips that could not be read, with the reason. They are in no figure.
-        conditions: as they are comes first.
-        chance: accuracy of naming every clip the most frequent class of these clips.
-        swaps: pairs of classes that change places under reversal, the clearest first.
-        conclusion: what follows, in plain sentences.
-        notes: what to know of the conditions, in plain sentences.
-        emim_modules: names of the network's EMIM modules, which alone are changed where something is zeroed.
-        seed: of the shuffles and the bootstrap.
-        resamples: of the bootstrap.
+        missing: clips that could not be read, with the reason; they count in no figure.
+        ablations: results by ablation; the unchanged clips come first.
+        chance: accuracy of always predicting the most frequent class of these clips.
+        swaps: pairs of classes that are exchanged under reversal, the clearest first.
+        conclusion: conclusions, in plain sentences.
+        notes: limits of the ablations, in plain sentences.
+        emim_modules: names of the network's EMIM modules, the only ones that the ablations of the network change.
+        seed: seed of the shuffles and the bootstrap.
+        resamples: number of resamples of the bootstrap.
         preprocessing: the views of each video.
-        precision: what the network computed in.
+        precision: number format of the network.
     """
 
     classes: tuple[str, ...]
     clips: tuple[ClipEntry, ...]
     missing: tuple[tuple[Path, str], ...]
-    conditions: tuple[ConditionResult, ...]
+    ablations: tuple[AblationResult, ...]
     chance: float
     swaps: tuple[Swap, ...]
     conclusion: tuple[str, ...]
@@ -93,7 +102,7 @@ class Diagnosis:
     precision: Precision
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return plain values for JSON."""
         return {
             "format": FORMAT,
             "clips": len(self.clips),
@@ -105,7 +114,7 @@ class Diagnosis:
             "resamples": self.resamples,
             "chance": self.chance,
             "one_of_classes": 1 / len(self.classes),
-            "conditions": [_condition_dict(condition) for condition in self.conditions],
+            "conditions": [_result_dict(result) for result in self.ablations],
             "conclusion": list(self.conclusion),
             "notes": list(self.notes),
             "emim_modules": list(self.emim_modules),
@@ -130,19 +139,94 @@ class Diagnosis:
             "start": format_moment(entry.start, entry.unit),
             "end": format_moment(entry.end, entry.unit),
             "class": self.classes[entry.label],
-            "predicted": {condition.name: self.classes[condition.predicted[number]] for condition in self.conditions},
+            "predicted": {result.name: self.classes[result.predicted[number]] for result in self.ablations},
         }
 
 
-def _condition_dict(condition: ConditionResult) -> dict[str, Any]:
-    difference = condition.difference
+def _result_dict(result: AblationResult) -> dict[str, Any]:
+    difference = result.difference
     return {
-        "name": condition.name,
-        "accuracy": condition.accuracy.value,
-        "accuracy_95_bootstrap": list(condition.accuracy.interval),
+        "name": result.name,
+        "accuracy": result.accuracy.value,
+        "accuracy_95_bootstrap": list(result.accuracy.interval),
         "difference": None if difference is None else difference.value,
         "difference_95_bootstrap": None if difference is None else list(difference.interval),
     }
+
+
+def diagnose(
+    recogniser: Recogniser,
+    clip_list: ClipList,
+    options: ScoringOptions | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    group: ProcessGroup = SINGLE_PROCESS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Diagnosis | None:
+    """Test whether a network uses motion: its accuracy on clips as they are, and without motion in clips or network.
+
+    Every video is read once, and all ablations use the same views. On the unchanged clips the predictions are those of
+    `emim.evaluation.testing.evaluate`. A clip that cannot be read is listed as missing.
+
+    Args:
+        recogniser: the network; afterwards its weights are as before.
+        clip_list: the clips, with the classes of the network.
+        options: see `emim.inference.scoring.ScoringOptions`.
+        seed: seed of the shuffles and the bootstrap, at least 0.
+        resamples: number of resamples of the bootstrap, at least 1.
+        group: the processes that share the clips out.
+        progress: called in the first process with (videos done by all, videos in all).
+
+    Errors: see `emim.evaluation.outputs.score_ablations`.
+
+    Returns:
+        The diagnosis in the first process, None in the others.
+    """
+    options = options or ScoringOptions()
+    ablations = ablations_for(recogniser.model, seed)
+    outputs = score_ablations(recogniser, clip_list, ablations, options, group=group, progress=progress)
+    if outputs is None:
+        return None
+    return diagnosis_from(outputs, recogniser, clip_list, options, seed=seed, resamples=resamples)
+
+
+def diagnosis_from(
+    outputs: Mapping[str, ClipOutputs],
+    recogniser: Recogniser,
+    clip_list: ClipList,
+    options: ScoringOptions,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Diagnosis:
+    """Make the diagnosis from the outputs under each ablation, of which `AS_IS` comes first."""
+    preprocessing = options.preprocessing or recogniser.preprocessing
+    emim_modules = tuple(emim_blocks(recogniser.model))
+    plain = outputs[AS_IS]
+    label_S = plain.label_S.numpy()
+    predicted = {name: found.score_SK.argmax(1).numpy() for name, found in outputs.items()}
+    measured = bootstrap(np.stack([found_S == label_S for found_S in predicted.values()]), seed, resamples)
+    results = tuple(
+        AblationResult(name, accuracy, None if name == AS_IS else difference, tuple(predicted[name].tolist()))
+        for name, accuracy, difference in zip(outputs, measured.accuracy, measured.difference, strict=True)
+    )
+    chance = int(np.bincount(label_S).max()) / len(label_S)
+    return Diagnosis(
+        classes=clip_list.classes,
+        clips=tuple(clip_list.entries[at] for at in plain.index),
+        missing=plain.missing,
+        ablations=results,
+        chance=chance,
+        swaps=find_swaps(label_S, predicted[AS_IS], predicted[REVERSED], len(clip_list.classes)),
+        conclusion=conclude(results, chance),
+        notes=notes_on(emim_modules, preprocessing.num_frames),
+        emim_modules=emim_modules,
+        seed=seed,
+        resamples=resamples,
+        preprocessing=preprocessing,
+        precision=recogniser.precision,
+    )
 
 
 _PAIRS: Final = (
@@ -155,34 +239,34 @@ _PAIRS: Final = (
 )
 
 
-def conclude(conditions: Sequence[ConditionResult], chance: float) -> tuple[str, ...]:
-    """A sentence on freezing, one on the order of frames, and one on the network's paths if those were tested.
+def conclude(results: Sequence[AblationResult], chance: float) -> tuple[str, ...]:
+    """Write a sentence on freezing, one on the order of frames, and one on the network's paths if those were tested.
 
-    "Costs" and "gains" are said where the interval of the difference leaves out zero, "above chance" where that of
-    the accuracy lies above it.
+    A cost or gain is claimed only if the interval of the difference excludes zero, and "above chance" only if the
+    interval of the accuracy lies above it.
 
     Args:
-        conditions: as they are, frozen, and any others.
-        chance: accuracy that needs no network.
+        results: of `AS_IS`, `FROZEN`, and any other ablations.
+        chance: accuracy of always predicting the most frequent class.
     """
-    by_name = {condition.name: condition for condition in conditions}
+    by_name = {result.name: result for result in results}
     as_is, frozen = by_name[AS_IS], by_name[FROZEN]
     if as_is.accuracy.interval[0] <= chance:
         return (
-            f"As they are, the clips are not clearly named better than by chance "
-            f"({as_is.accuracy.value:.1%}, chance {chance:.1%}): the other rows say nothing of such a network.",
+            f"On the unchanged clips, accuracy is not clearly above chance "
+            f"({as_is.accuracy.value:.1%}, chance {chance:.1%}): the other rows mean nothing for such a network.",
         )
     sentences = [_on_freezing(as_is, frozen, chance)]
     for where, *pair in _PAIRS:
-        told = [f"{what} {_effect(by_name[name])}" for name, what in pair if name in by_name]
-        if told:
-            sentence = f"{where}{' and '.join(told)}."
+        parts = [f"{what} {_effect(by_name[name])}" for name, what in pair if name in by_name]
+        if parts:
+            sentence = f"{where}{' and '.join(parts)}."
             sentences.append(sentence[0].upper() + sentence[1:])
     return tuple(sentences)
 
 
 def notes_on(emim_modules: Sequence[str], num_frames: int) -> tuple[str, ...]:
-    """What to know of the conditions.
+    """Write what limits the ablations.
 
     Args:
         emim_modules: names of the network's EMIM modules.
@@ -203,7 +287,7 @@ def notes_on(emim_modules: Sequence[str], num_frames: int) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _on_freezing(as_is: ConditionResult, frozen: ConditionResult, chance: float) -> str:
+def _on_freezing(as_is: AblationResult, frozen: AblationResult, chance: float) -> str:
     difference = frozen.difference
     assert difference is not None
     low, high = difference.interval
@@ -219,8 +303,8 @@ def _on_freezing(as_is: ConditionResult, frozen: ConditionResult, chance: float)
     )
 
 
-def _effect(condition: ConditionResult) -> str:
-    difference = condition.difference
+def _effect(result: AblationResult) -> str:
+    difference = result.difference
     assert difference is not None
     low, high = difference.interval
     if high < 0:
@@ -235,92 +319,4 @@ def _unclear(interval: tuple[float, float]) -> str:
     return f"no clear difference ({low:+.1f} to {high:+.1f} points)"
 
 
-def diagnose(
-    model: nn.Module,
-    clip_list: ClipList,
-    preprocessing: Preprocessing,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    device: torch.device | str = "cpu",
-    batch_size: int = 8,
-    workers: int = 0,
-    precision: Precision = "32-true",
-    group: ProcessGroup = SINGLE_PROCESS,
-    progress: Callable[[int, int], None] | None = None,
-) -> Diagnosis | None:
-    """Whether a network uses motion: its accuracy on clips as they are, and with motion taken from clips or network.
-
-    Every video is read once, and every condition takes the same views. As they are, clips are named exactly as
-    `emim.evaluation.testing.test_model` names them. A clip that cannot be read is listed as missing.
-
-    Args:
-        seed: of the shuffles and the bootstrap, at least 0.
-        resamples: of the bootstrap, at least 1.
-
-    Other arguments, and errors: see `emim.evaluation.outputs.outputs_under`. Its weights are in the end as before.
-
-    Returns:
-        The diagnosis in the first process, None in the others.
-    """
-    conditions = conditions_for(model, seed)
-    outputs = outputs_under(
-        model,
-        clip_list,
-        preprocessing,
-        tuple(conditions.values()),
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        precision=precision,
-        group=group,
-        progress=progress,
-    )
-    if outputs is None:
-        return None
-    return put_together(
-        dict(zip(conditions, outputs, strict=True)),
-        clip_list,
-        preprocessing,
-        emim_modules=tuple(emim_modules(model)),
-        seed=seed,
-        resamples=resamples,
-        precision=precision,
-    )
-
-
-def put_together(
-    outputs: dict[str, ClipOutputs],
-    clip_list: ClipList,
-    preprocessing: Preprocessing,
-    *,
-    emim_modules: tuple[str, ...],
-    seed: int,
-    resamples: int,
-    precision: Precision,
-) -> Diagnosis:
-    """The diagnosis from the outputs in each condition, of which as they are comes first."""
-    plain = outputs[AS_IS]
-    label_N = plain.label_N.numpy()
-    predicted = {name: found.score_NK.argmax(1).numpy() for name, found in outputs.items()}
-    measured = bootstrap(np.stack([named_N == label_N for named_N in predicted.values()]), seed, resamples)
-    results = tuple(
-        ConditionResult(name, accuracy, None if name == AS_IS else difference, tuple(predicted[name].tolist()))
-        for name, accuracy, difference in zip(outputs, measured.accuracy, measured.difference, strict=True)
-    )
-    chance = int(np.bincount(label_N).max()) / len(label_N)
-    return Diagnosis(
-        classes=clip_list.classes,
-        clips=tuple(clip_list.entries[at] for at in plain.index),
-        missing=plain.missing,
-        conditions=results,
-        chance=chance,
-        swaps=find_swaps(label_N, predicted[AS_IS], predicted[REVERSED], len(clip_list.classes)),
-        conclusion=conclude(results, chance),
-        notes=notes_on(emim_modules, preprocessing.num_frames),
-        emim_modules=emim_modules,
-        seed=seed,
-        resamples=resamples,
-        preprocessing=preprocessing,
-        precision=precision,
-    )
+__getattr__ = renamed(__name__, {"ConditionResult": ("AblationResult", AblationResult)})

@@ -1,4 +1,4 @@
-"""The thread that fills the ring buffer, and takes a lost source up again."""
+"""Read a source in a thread of its own into the ring buffer, and reopen it when it is lost."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 
+__all__ = ["BACK", "JUMP", "Backoff", "Capture", "FrameCounts", "FrameReader", "StreamClock"]
+
+
 class Backoff:
-    """Waits that double from attempt to attempt, up to a longest one.
+    """Waits that double from attempt to attempt, up to a limit.
 
     Args:
         first: seconds before the first attempt.
-        longest: seconds that no wait exceeds.
+        longest: limit in seconds.
 
     Attributes:
-        attempts: waits given since the last `reset`.
+        attempts: number of waits since the last `reset`.
     """
 
     def __init__(self, first: float = 0.5, longest: float = 30.0) -> None:
@@ -44,35 +47,34 @@ class Backoff:
         self.attempts = 0
 
     def wait(self) -> float:
-        """Seconds to wait before the next attempt."""
+        """Return the seconds to wait before the next attempt."""
         seconds = self._next
         self._next = min(2 * seconds, self._longest)
         self.attempts += 1
         return seconds
 
     def reset(self) -> None:
-        """The source is there again: the next loss begins with the first wait."""
+        """Start again with the first wait, after a successful attempt."""
         self._next = self._first
         self.attempts = 0
 
 
 JUMP = 2.0
-"""Seconds by which time stamps may go forwards from one to the next; more is a break in the stream."""
+"""Largest step forwards between time stamps in seconds; a larger one is a break in the stream."""
 BACK = 1.0
-"""Seconds by which they may go back without that."""
-_DRIFT = 1e-3  # seconds in a second that the source's clock may be slower than ours
+"""Largest step backwards in seconds that is no break."""
+_DRIFT = 1e-3  # relative rate by which the clock of the source may be slower than ours
 
 
 class StreamClock:
-    """Tells on our clock when each packet was due, which shows how late it is read.
+    """Converts time stamps to our clock: when each packet was due, and so how late it is read.
 
-    Of frames that are there at once (a file), the first is due now and the others follow by their time stamps. Of those
-    that come by themselves, the one with the least delay so far sets the clock: time in buffers on the way, which
-    builds up where reading is too slow, thus counts as being late. A clock of the source that is slower than ours by
-    up to 0.1 % does not.
+    In a file, the first frame is due now and the others follow by their time stamps. In a live stream, the packet with
+    the least delay so far sets the clock: time spent in buffers, which grows if reading is too slow, thus counts as
+    lateness. A clock of the source that is slower than ours by up to 0.1 % does not.
 
     Args:
-        paced: whether the frames are there at once.
+        paced: true for a file, whose frames are all available at once.
     """
 
     def __init__(self, *, paced: bool) -> None:
@@ -82,11 +84,11 @@ class StreamClock:
         self._now = 0.0
 
     def due(self, stamp: float | None, now: float) -> float:
-        """When a packet was or will be due; `now` where it has no time stamp.
+        """Return the time at which a packet is due, on our clock; `now` if it has no time stamp.
 
         Args:
-            stamp: its time stamp in seconds, in the order of decoding.
-            now: when it was read.
+            stamp: its time stamp in seconds; packets come in decoding order.
+            now: time at which it was read.
         """
         if stamp is None:
             return now
@@ -101,17 +103,17 @@ class StreamClock:
 
 
 _MOST_LATE = 1.0
-"""Seconds behind at which packets are left out, up to the next key frame."""
+"""Delay in seconds above which packets are skipped up to the next key frame."""
 
 
 @dataclass
 class FrameCounts:
-    """What became of the frames of a source.
+    """Counts of the frames of a source.
 
     Attributes:
-        decoded: frames decoded.
-        late: left out without decoding, because decoding was too far behind.
-        broken: packets that do not decode.
+        decoded: decoded frames.
+        late: packets skipped because decoding was too far behind.
+        broken: damaged packets, which do not decode.
     """
 
     decoded: int = 0
@@ -120,12 +122,12 @@ class FrameCounts:
 
 
 class FrameReader:
-    """Frames of one source, over all its connections.
+    """Reads the frames of one source, over all its connections.
 
     Args:
-        shape: how the ring keeps a frame.
-        stopped: set to end reading.
-        counts: kept up to date.
+        shape: reduces frames to the size of the network's input.
+        stopped: event that ends reading.
+        counts: updated while reading.
     """
 
     def __init__(self, shape: ClipShape, stopped: threading.Event, counts: FrameCounts) -> None:
@@ -137,7 +139,7 @@ class FrameReader:
         self._began: float | None = None  # when the first frame of all came
 
     def read(self, connection: Connection) -> Iterator[LiveFrame]:
-        """The frames of a connection, each as soon as it is decoded, until the connection ends.
+        """Yield the frames of a connection, each as soon as it is decoded, until the connection ends.
 
         Raises:
             av.FFmpegError: the connection broke, or the decoder cannot go on.
@@ -159,17 +161,17 @@ class FrameReader:
                 origin = captured - self._began - stamp
                 size = frame.height, frame.width
             else:
-                stamp = max(stamp, before)  # time stands still rather than going back by a little
+                stamp = max(stamp, before)  # never go back by a little
             orientation = orientation_of(frame) or orientation
             frame_HWC = to_display(frame, orientation, connection.aspect, self._reformatter)
             pixels_CHW = self._shape.shrink(np.ascontiguousarray(frame_HWC))
             yield LiveFrame(origin + stamp, captured, pixels_CHW, self._run)
 
     def _decoded(self, connection: Connection) -> Iterator[tuple[float, VideoFrame]]:
-        """Decoded frames, each with the time at which it came.
+        """Yield decoded frames, each with its time of arrival.
 
-        That is when its packet was due, or, of a file that is played, when the frame itself was: with B-frames, later
-        packets are decoded before it.
+        That is when its packet was due or, for a file, when the frame itself was due: with B-frames, later packets are
+        decoded before it.
         """
         clock = StreamClock(paced=connection.paced)
         context = connection.stream.codec_context
@@ -198,7 +200,7 @@ class FrameReader:
                 continue
             for frame in frames:
                 self._counts.decoded += 1
-                # Few decoders do not hand on what came with the packet.
+                # A few decoders do not pass on the opaque value of the packet.
                 captured = frame.opaque if isinstance(frame.opaque, float) else came
                 if connection.paced and self._stopped.wait(max(captured - time.monotonic(), 0.0)):
                     return
@@ -211,7 +213,7 @@ def _stamp(packet: Packet[VideoStream]) -> float | None:
 
 
 def _ahead(packet: Packet[VideoStream]) -> float:
-    """Seconds by which a packet is decoded before its frame is shown."""
+    """Return the seconds from the decoding of a packet to the display of its frame."""
     if packet.pts is None or packet.dts is None or packet.time_base is None:
         return 0.0
     return min(max(float((packet.pts - packet.dts) * packet.time_base), 0.0), JUMP)
@@ -223,22 +225,22 @@ _STOP_SECONDS = 0.5
 class Capture:
     """Reads a source in a thread of its own.
 
-    A camera or address that fails at first is an error; once it has given a frame, losing it is not: it is opened again
-    after waits that double. A file, or a recording on a server, ends at its end; a broken file ends where it breaks.
+    A camera or address that cannot be opened at first is an error. If it is lost after its first frame, it is opened
+    again after waits that double. A file, or a recording on a server, ends at its end; a broken file where it breaks.
 
     Args:
-        source: what to read.
-        shape: how the ring keeps a frame.
-        ring: where frames go; closed at the end.
+        source: the source.
+        shape: reduces frames to the size of the network's input.
+        ring: receives the frames; closed at the end.
         timeout: seconds without data after which a network source counts as lost.
-        retries: attempts in a row to open a lost source.
+        retries: largest number of attempts in a row to open a lost source.
         backoff: the waits before them.
 
     Attributes:
-        notices: what happened, in words; the reader takes them out on the left.
-        counts: what became of the frames.
-        reconnects: times that a lost source came back.
-        error: why it ended, where that is an error; to be looked at when the ring is closed.
+        notices: events in words, oldest first; the consumer removes them on the left.
+        counts: counts of the frames.
+        reconnects: number of times that a lost source was reopened.
+        error: the error that ended reading, if any; valid when the ring is closed.
     """
 
     def __init__(
@@ -262,15 +264,15 @@ class Capture:
         self.reconnects = 0
         self.error: BaseException | None = None
         self._frames = FrameReader(shape, self._stopped, self.counts)
-        # A daemon, because FFmpeg may wait for a dead server or camera when the process is to end.
+        # A daemon, because FFmpeg may block on a dead server or camera when the process ends.
         self._thread = threading.Thread(target=self._main, name="emim-capture", daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End reading; waits half a second at most, since the source may hang."""
+        """Stop reading; waits at most half a second, since the source may hang."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(_STOP_SECONDS)
@@ -278,7 +280,7 @@ class Capture:
     def _main(self) -> None:
         try:
             self._read_all()
-        except BaseException as error:  # the thread that predicts raises it
+        except BaseException as error:  # raised again in the predicting thread
             self.error = error
         finally:
             self._ring.close()
@@ -305,7 +307,7 @@ class Capture:
             self._wait(loss)
 
     def _read(self, connection: Connection, lost_at: float | None) -> str | None:
-        """Frames of a connection into the ring; why it broke, None for an ordinary end."""
+        """Read a connection into the ring; return why it broke, or None if it ended normally."""
         is_new = True
         try:
             for frame in self._frames.read(connection):
@@ -320,7 +322,7 @@ class Capture:
         return None
 
     def _greet(self, connection: Connection, lost_at: float | None) -> None:
-        """The first frame of a connection is there."""
+        """Note the first frame of a connection."""
         self._backoff.reset()
         if lost_at is None:
             self.notices.append(f"{self._source.name}: {connection.describe()}")
@@ -329,7 +331,7 @@ class Capture:
             self.notices.append(f"{self._source.name}: back after {time.monotonic() - lost_at:.1f} s")
 
     def _is_over(self, connection: Connection, breakage: str | None) -> bool:
-        """Whether the source has come to its end, rather than being lost."""
+        """True if the source has ended, false if it was lost."""
         if self._source.kind == "file":
             if not self.counts.decoded:
                 raise VideoError(self._source.address, "none of its packets decodes to a frame; export it again")
@@ -342,7 +344,7 @@ class Capture:
         """Wait before the next attempt.
 
         Raises:
-            SourceError: there were enough attempts.
+            SourceError: all attempts have failed.
         """
         if self._backoff.attempts >= self._retries:
             attempts = f"{self._retries} attempt{'s' * (self._retries != 1)} to reconnect failed"

@@ -1,6 +1,6 @@
-"""Which of the newest frames make up a clip, and how it becomes the network's input.
+"""Keep the newest frames of a source in a ring buffer, and make clips of them for the network.
 
-Shape suffixes: V views (one here), C channels, T frames, H height, W width, N frames of a clip.
+Shape suffixes: V views (one here), C channels, T frames of a clip, H height, W width.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from emim.data.preprocessing import Preprocessing, cut_views, finish_views
 from emim.data.sampling import REFERENCE_FPS
 from emim.errors import ConfigError
 
+__all__ = ["SEGMENT_SPAN", "ClipShape", "FrameRing", "LiveFrame"]
+
 
 @dataclass(frozen=True)
 class LiveFrame:
-    """A frame as the network needs it.
+    """A frame, reduced to the size of the network's input.
 
     Attributes:
         time: seconds on the source's own clock since its first frame.
-        captured: when it came, on `time.monotonic()`; of a file that is played, when it was to be shown.
-        pixels_CHW: uint8, cut to the view.
-        run: number of the stretch without interruption that it belongs to; frames of two runs make no clip.
+        captured: time of arrival on `time.monotonic()`; for a file that is played, the time at which it was due.
+        pixels_CHW: uint8, cropped to the view.
+        run: number of the uninterrupted run of frames that it belongs to; a clip never spans two runs.
     """
 
     time: float
@@ -40,17 +42,17 @@ class LiveFrame:
 
 
 class FrameRing:
-    """A ring buffer between the thread that reads and the one that predicts: a new frame overwrites the oldest.
+    """A ring buffer between the thread that reads and the thread that predicts: a new frame replaces the oldest.
 
-    Frames closer together than `spacing` are not all kept, so that the ring spans `capacity` x `spacing` seconds
-    whatever the frame rate; the newest frame always is. A frame of a new run empties the ring.
+    Of frames closer together than `spacing` some are dropped, so that the ring spans `capacity` x `spacing` seconds
+    at any frame rate; the newest frame is always kept. A frame of a new run empties the ring.
 
     Args:
-        capacity: frames, at least 2.
-        spacing: seconds.
+        capacity: largest number of frames, at least 2.
+        spacing: least seconds between frames.
 
     Attributes:
-        count: frames put in so far.
+        count: number of frames added so far.
     """
 
     def __init__(self, capacity: int, spacing: float) -> None:
@@ -76,48 +78,48 @@ class FrameRing:
 
     @property
     def closed(self) -> bool:
-        """Whether no frame will come any more."""
+        """True if no more frames will be added."""
         with self._changed:
             return self._closed
 
     def close(self) -> None:
-        """No frame will come any more; nobody waits for one after that."""
+        """Mark the end of the frames, and wake all that wait for one."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def wait(self, seen: int, timeout: float) -> bool:
-        """Wait until `count` is above `seen`, the ring is closed, or `timeout` seconds are over.
+        """Wait until `count` is above `seen`, the ring is closed, or `timeout` seconds have passed.
 
         Returns:
-            Whether there is a new frame.
+            True if there is a new frame.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self.count > seen, timeout)
             return self.count > seen
 
     def frames(self) -> tuple[int, list[LiveFrame]]:
-        """`count`, and the frames that are kept, oldest first: all of one run."""
+        """Return `count` and the frames in the ring, oldest first; all belong to one run."""
         with self._changed:
             return self.count, list(self._frames)
 
 
 SEGMENT_SPAN = 2.0
-"""Seconds that a clip spans where the network was trained on frames spread over whole videos."""
-_KEPT_PER_STEP = 10  # frames kept for each step between two frames of a clip: places are met to a twentieth of a step
-_TOLERANCE = 0.5  # of a step, that the oldest frame may be too young
+"""Seconds of a clip if the network was trained on frames spread over whole videos."""
+_KEPT_PER_STEP = 10  # frames kept between two frames of a clip: times are met to a twentieth of a step
+_TOLERANCE = 0.5  # fraction of a step by which the oldest frame may be too recent
 
 
 class ClipShape:
     """The clip that ends with the newest frame: `num_frames` frames evenly spread over `span` seconds, one view.
 
     Args:
-        preprocessing: of the network; the view is the centre crop where it crops.
+        preprocessing: of the network; the view is the centre crop if it crops.
         span: seconds from the first to the last frame; None is the span of a clip in training for dense sampling,
             (num_frames * stride - 1) / 30, and `SEGMENT_SPAN` for segment sampling.
 
     Attributes:
-        num_frames: N.
+        num_frames: T.
         span: seconds.
         step: seconds from one frame to the next.
 
@@ -137,22 +139,22 @@ class ClipShape:
         self.step = span / max(self.num_frames - 1, 1)
 
     def new_ring(self) -> FrameRing:
-        """A ring buffer that holds a clip at any frame rate."""
+        """Make a ring buffer that holds a clip at any frame rate."""
         steps = max(self.num_frames - 1, 1)
         return FrameRing(_KEPT_PER_STEP * steps + 2, self.step / _KEPT_PER_STEP)
 
     def shrink(self, frame_HWC: NDArray[np.uint8]) -> Tensor:
-        """An RGB frame as the ring keeps it: pixels_CHW in uint8, resized and cut to the view."""
+        """Resize and crop an RGB frame to the view; returns pixels_CHW in uint8."""
         return cut_views(frame_HWC[None], np.zeros((1, 1), dtype=np.int64), self._preprocessing)[0, :, 0]
 
     def is_covered(self, frames: Sequence[LiveFrame]) -> bool:
-        """Whether frames in order of time go back far enough for a clip that ends with the newest."""
+        """True if frames, in order of time, go back far enough for a clip that ends with the newest."""
         return bool(frames) and frames[-1].time - frames[0].time >= self.span - _TOLERANCE * self.step
 
     def choose(self, frames: Sequence[LiveFrame]) -> list[LiveFrame]:
-        """The N frames nearest to the places of the clip; where frames are few, some appear more than once.
+        """Choose the T frames nearest to the times of the clip; if frames are few, some appear more than once.
 
-        Where they do not go back over the whole span, the clip spans what there is.
+        If they do not cover the whole span, the clip spans the frames that there are.
 
         Args:
             frames: in order of time, at least one.
@@ -162,13 +164,13 @@ class ClipShape:
         return [frames[_nearest(times, place)] for place in np.linspace(first, times[-1], self.num_frames).tolist()]
 
     def views(self, frames: Sequence[LiveFrame]) -> Tensor:
-        """views_VCTHW of a clip's frames: float32, normalised, V = 1."""
+        """Return views_VCTHW of a clip's frames: float32, normalised, V = 1."""
         pixels_CTHW = torch.stack([frame.pixels_CHW for frame in frames], dim=1)
         return finish_views(pixels_CTHW[None], self._preprocessing)
 
 
 def _nearest(times: Sequence[float], place: float) -> int:
-    """Position of the value nearest to `place` in an ascending sequence; the earlier one of two equally near."""
+    """Return the position of the value nearest to `place` in an ascending sequence; of two equally near, the first."""
     after = bisect_left(times, place)
     if after == 0:
         return 0

@@ -1,4 +1,4 @@
-"""Opening a live source with FFmpeg."""
+"""Open a live source (camera, network stream, file) with FFmpeg."""
 
 from __future__ import annotations
 
@@ -24,20 +24,22 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 
+__all__ = ["SCHEMES", "Connection", "Kind", "Source", "connect", "parse_source", "why"]
+
 Kind = Literal["camera", "file", "url"]
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "tcp", "udp", "rtp", "srt")
-"""What an address may begin with; which of them work depends on how FFmpeg was built."""
+"""Accepted schemes of addresses; which of them work depends on how FFmpeg was built."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where frames come from.
+    """A source of frames.
 
     Attributes:
-        kind: a camera of this machine, a file, or an address in the network.
+        kind: a camera of this machine, a file, or a network address.
         address: number or device path of the camera, path of the file, or the address.
-        name: `address` as it may be shown: without a password.
+        name: `address` for display: without user name and password.
     """
 
     kind: Kind
@@ -46,10 +48,10 @@ class Source:
 
 
 def parse_source(text: str) -> Source:
-    """A number or /dev/video... is a camera, what has a scheme (rtsp://...) an address, and anything else a file.
+    """Parse a source: a number or /dev/video... is a camera, rtsp://... and the like an address, anything else a file.
 
     Raises:
-        SourceError: an address of a scheme that is not in `SCHEMES`.
+        SourceError: the scheme of the address is not in `SCHEMES`.
     """
     if re.fullmatch(r"[0-9]+", text):
         return Source("camera", str(int(text)), f"camera {int(text)}")
@@ -67,7 +69,7 @@ def parse_source(text: str) -> Source:
 
 
 def _without_password(address: str) -> str:
-    """An address with stars in place of user name and password."""
+    """Replace user name and password of an address by stars."""
     try:
         netloc = urlsplit(address).netloc
     except ValueError:
@@ -78,7 +80,7 @@ def _without_password(address: str) -> str:
     return address.replace(f"{credentials}@{host}", f"***@{host}", 1)
 
 
-# What an address may lead to: a playlist of a server must not open files of this machine.
+# Protocols that an address may lead to: a playlist of a server must not open files of this machine.
 _NETWORK_PROTOCOLS = "http,https,httpproxy,tls,tcp,udp,rtp,srtp,rtsp,rtmp,rtmps,rtmpt,srt,crypto,data"
 _DEVICE_FORMATS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 _DEFAULT_RATE = 30.0
@@ -86,13 +88,13 @@ _DEFAULT_RATE = 30.0
 
 @dataclass(frozen=True)
 class Connection:
-    """A source that is open.
+    """An open source.
 
     Attributes:
         container: the open file, stream or device.
         stream: its pictures, with the decoder.
-        paced: whether its frames are there at once and are to be played in real time (files, recordings on a
-            server), while those of the others come by themselves.
+        paced: true if all frames are available at once and must be played in real time (files, recordings on a
+            server); false if they arrive in real time.
         rate: announced frames per second.
         aspect: width of a stored pixel over its height; see `emim.data.video.geometry`.
     """
@@ -108,7 +110,7 @@ class Connection:
         self.container.close()
 
     def describe(self) -> str:
-        """Size, codec and frame rate in words."""
+        """Describe size, codec and frame rate."""
         context = self.stream.codec_context
         size = f"{context.width}x{context.height} " if context.width else ""
         return f"{size}{context.name}, {self.rate:.4g} fps"
@@ -119,11 +121,11 @@ def connect(source: Source, timeout: float) -> Connection:
 
     Args:
         source: what to open.
-        timeout: seconds without data after which an address counts as dead, when it is opened and later.
+        timeout: seconds without data after which an address counts as lost, while opening and later.
 
     Raises:
-        SourceError: a camera or address that cannot be opened.
-        VideoError: a file that cannot be opened; one of its subclasses.
+        SourceError: the camera or address cannot be opened.
+        VideoError: the file cannot be opened; one of its subclasses.
     """
     if source.kind == "file":
         return _open_file(Path(source.address))
@@ -139,12 +141,12 @@ def connect(source: Source, timeout: float) -> Connection:
     except VideoError as error:
         container.close()
         raise SourceError(source.name, error.reason) from error
-    # A recording on a server has an end that the server tells, and comes as fast as it can be read.
+    # A recording on a server has a duration, and arrives as fast as it is read.
     return _connection(container, stream, paced=source.kind == "url" and container.duration is not None)
 
 
 def why(error: BaseException, timeout: float) -> str:
-    """An error of FFmpeg in words."""
+    """Describe an error of FFmpeg in words."""
     if isinstance(error, av.error.ExitError):
         return f"no data for {timeout:g} s"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -175,7 +177,7 @@ def _open_camera(source: Source) -> InputContainer:
         if name.isdigit():
             name = f"/dev/video{name}"
     elif sys.platform == "darwin":
-        options = {"framerate": "30"}  # the device's own default is one that cameras refuse
+        options = {"framerate": "30"}  # cameras refuse the default of FFmpeg
     elif name.isdigit():
         name = _windows_camera(source)
     form = _DEVICE_FORMATS.get(sys.platform)
@@ -202,7 +204,7 @@ def _windows_camera(source: Source) -> str:
 
 def _connection(container: InputContainer, stream: VideoStream, *, paced: bool) -> Connection:
     context = stream.codec_context
-    # Threads that decode several frames at once give each of them later.
+    # Decoding several frames at once in threads would delay each of them.
     context.thread_type = "SLICE"
     context.flags |= Flags.copy_opaque
     if not paced:

@@ -1,4 +1,4 @@
-"""Predictions of a live source, each from the newest frames there are.
+"""Predict a live source at regular times, each time from the newest frames, with smoothing and latency statistics.
 
 Shape suffix: K classes.
 """
@@ -18,7 +18,8 @@ from emim.inference.live.capture import Backoff, Capture
 from emim.inference.live.clip import ClipShape, LiveFrame
 from emim.inference.live.connection import Source
 from emim.inference.recogniser import Prediction, Recogniser
-from emim.inference.scoring import check_finite
+
+__all__ = ["LatencyStatistics", "LiveOptions", "LivePrediction", "LivePredictor", "ScoreSmoother", "Summary"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class LiveOptions:
         stride: seconds from one prediction to the next.
         span: seconds that a clip spans; None: see `emim.inference.live.clip.ClipShape`.
         smoothing: weight of the past in the moving average of scores, in [0, 1); 0 does not smooth.
-        duration: seconds of the source after which to end; None goes on to its end.
+        duration: seconds of the source after which to stop; None for its end.
         timeout: seconds without data after which a network source counts as lost.
-        retries: attempts in a row to open a lost source.
+        retries: largest number of attempts in a row to open a lost source.
         first_wait: seconds before the first of them; each further wait is twice as long.
-        longest_wait: seconds that no wait exceeds.
+        longest_wait: limit of the waits in seconds.
     """
 
     stride: float = 0.25
@@ -60,11 +61,11 @@ class LiveOptions:
 
 @dataclass(frozen=True)
 class LivePrediction:
-    """What the network says of the clip that ends with one frame.
+    """Prediction of the clip that ends with one frame.
 
     Attributes:
-        time: of that frame, seconds since the first frame of the source.
-        captured: when it came, on `time.monotonic()`.
+        time: of that frame, in seconds since the first frame of the source.
+        captured: time of its arrival on `time.monotonic()`.
         smoothed: classes by smoothed score, best first.
         raw: classes by the score of this clip alone, best first.
     """
@@ -77,18 +78,18 @@ class LivePrediction:
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of a stream.
+    """Counts and latencies of a stream.
 
     Attributes:
         seconds: of the source, from its first frame to the newest.
-        predictions: made.
-        due: predictions that were due: one a stride, as far as there were frames.
-        latency_p50: seconds from the arrival of a clip's newest frame to the prediction being dealt with, median.
-        latency_p95: 95th percentile.
-        frames: decoded.
-        late: frames left out without decoding, because decoding was behind.
-        broken: packets that do not decode.
-        reconnects: times that the lost source came back.
+        predictions: number of predictions made.
+        due: number of predictions due: one for each stride, as far as there were frames.
+        latency_p50: median seconds from the arrival of a clip's newest frame to the end of handling its prediction.
+        latency_p95: 95th percentile of the same.
+        frames: decoded frames.
+        late: packets skipped because decoding was too far behind.
+        broken: damaged packets, which do not decode.
+        reconnects: number of times that a lost source was reopened.
     """
 
     seconds: float
@@ -103,7 +104,7 @@ class Summary:
 
     @property
     def dropped(self) -> int:
-        """Predictions that were due and not made, because a newer one was due by then."""
+        """Predictions that were due but not made, because a newer one was due by then."""
         return self.due - self.predictions
 
 
@@ -113,12 +114,12 @@ _RATIO = 1.01
 
 
 class LatencyStatistics:
-    """Counts latencies in bins of 1 % width, so that a quantile is off by at most 1 %.
+    """Histogram of latencies with bins of 1 % width, so that a quantile is off by at most 1 %.
 
-    Values outside 0.1 ms to 10 000 s count as these limits.
+    Values outside 0.1 ms to 10 000 s are clamped.
 
     Attributes:
-        count: latencies added.
+        count: number of latencies added.
     """
 
     def __init__(self) -> None:
@@ -126,12 +127,12 @@ class LatencyStatistics:
         self.count = 0
 
     def add(self, seconds: float) -> None:
-        """Count one latency."""
+        """Add one latency."""
         self._bins[_bin(seconds)] += 1
         self.count += 1
 
     def quantile(self, share: float) -> float | None:
-        """The least latency in seconds that at least `share` (0 to 1) of all do not exceed; None before the first."""
+        """Return the latency in seconds that a `share` (0 to 1) of all do not exceed; None before the first."""
         if not 0 <= share <= 1:
             raise ValueError(f"share must lie in 0 to 1, got {share}")
         if not self.count:
@@ -152,12 +153,12 @@ def _bin(seconds: float) -> int:
 class ScoreSmoother:
     """Exponential moving average of scores.
 
-    A prediction that was left out makes the past count less, as if it had been made: after d seconds the past has the
-    weight `weight ** (d / stride)`.
+    Dropped predictions let the past decay as if they had been made: after d seconds the past has the weight
+    `weight ** (d / stride)`.
 
     Args:
-        weight: of the past, in [0, 1), where predictions are `stride` apart; 0 does not smooth.
-        stride: seconds between predictions where none is left out.
+        weight: of the past, in [0, 1), for predictions `stride` apart; 0 does not smooth.
+        stride: seconds between predictions if none is dropped.
     """
 
     def __init__(self, weight: float, stride: float) -> None:
@@ -171,14 +172,14 @@ class ScoreSmoother:
         self._time = 0.0
 
     def update(self, score_K: Tensor, time: float) -> Tensor:
-        """The average after one more score_K; the first is the average itself.
+        """Add scores to the average; the first scores are the average itself.
 
         Args:
-            score_K: scores.
-            time: of them in seconds; never decreases between resets.
+            score_K: scores, which sum to 1.
+            time: their time in seconds; never decreases between resets.
 
         Returns:
-            mean_K: a new tensor; sums to what the scores sum to.
+            mean_K: a new tensor, which sums to 1.
         """
         if self._mean_K is None or self._weight == 0:
             self._mean_K = score_K.clone()
@@ -189,28 +190,28 @@ class ScoreSmoother:
         return self._mean_K.clone()
 
     def reset(self) -> None:
-        """Forget the past."""
+        """Forget all scores."""
         self._mean_K = None
 
 
-_LOOK_UP_SECONDS = 0.1  # between looks for notices and for the end, while no frame comes
+_LOOK_UP_SECONDS = 0.1  # between checks for notices and for the end, while no frame arrives
 _WARM_UP_PASSES = 3
 
 
 class LivePredictor:
-    """Predicts a live source at a stride, and never falls behind.
+    """Predicts a live source at regular times, and never falls behind.
 
     >>> predictor = LivePredictor(parse_source("rtsp://..."), recogniser, LiveOptions())  # doctest: +SKIP
     >>> for item in predictor.items():  # doctest: +SKIP
     ...     print(item if isinstance(item, str) else item.smoothed[0].label)
 
-    Whenever the network is ready, it takes the newest frames. Predictions that became due while it was busy are
-    dropped, but for the last, and counted.
+    Whenever the network is ready, it takes the newest frames. Of the predictions that became due while it was busy,
+    only the last is made; the others are dropped and counted.
 
     Args:
-        source: what to watch.
+        source: the source, as of `parse_source`.
         recogniser: the network.
-        options: stride, span, smoothing and so on.
+        options: stride, span, smoothing and limits.
 
     Raises:
         ConfigError: the span is out of range.
@@ -236,13 +237,13 @@ class LivePredictor:
         self._newest = 0.0
 
     def items(self) -> Generator[LivePrediction | str, None, None]:
-        """Predictions and notices (the source is there, lost, back) as they come; can be called once.
+        """Yield predictions and notices (the source is open, lost, reopened) as they occur; can be called once.
 
-        A prediction's latency ends when the next item is asked for: print it, or send it on, before that. Closing the
-        iterator stops reading.
+        The latency of a prediction ends when the next item is requested: print it, or send it on, before that. Closing
+        the iterator stops reading.
 
         Raises:
-            SourceError: the source cannot be opened, or was lost for good.
+            SourceError: the source cannot be opened, or cannot be reopened after a loss.
             VideoError: the file cannot be read.
             CheckpointError: scores are NaN or infinite.
         """
@@ -254,7 +255,7 @@ class LivePredictor:
             self._capture.stop()
 
     def summary(self) -> Summary:
-        """What has become of the stream so far."""
+        """Return counts and latencies so far."""
         counts = self._capture.counts
         return Summary(
             seconds=self._newest,
@@ -269,7 +270,7 @@ class LivePredictor:
         )
 
     def _warm_up(self) -> None:
-        """The first passes of a network are slow; they must not meet the first frames."""
+        """Run the first passes of the network, which are slow, before the first frames arrive."""
         pre = self._recogniser.preprocessing
         blank_VCTHW = torch.zeros(1, 3, pre.num_frames, pre.size, pre.size)
         for _ in range(_WARM_UP_PASSES):
@@ -306,7 +307,7 @@ class LivePredictor:
                 continue
             strides = math.floor((newest.time - next_due) / options.stride) + 1
             next_due += strides * options.stride
-            # Where frames are rarer than strides, no more can be due than there were frames.
+            # If frames are rarer than strides, no more predictions are due than there were frames.
             due = min(strides, seen - seen_at_prediction)
             seen_at_prediction = seen
             yield from self._predict(frames, due)
@@ -319,10 +320,9 @@ class LivePredictor:
         return self._options.duration is not None and seconds >= self._options.duration
 
     def _predict(self, frames: list[LiveFrame], due: int) -> Iterator[LivePrediction]:
-        """One prediction, for which `due` of them were due."""
+        """Make one prediction; `due` predictions were due."""
         newest = frames[-1]
-        score_K = self._recogniser.score(self.shape.views(self.shape.choose(frames)))
-        check_finite(score_K, self._source.name, self._recogniser.precision)
+        score_K = self._recogniser.score(self.shape.views(self.shape.choose(frames)), self._source.name)
         smoothed_K = self._smoother.update(score_K, newest.time)
         yield LivePrediction(newest.time, newest.captured, self._ranked(smoothed_K), self._ranked(score_K))
         self._latency.add(time.monotonic() - newest.captured)

@@ -18,43 +18,54 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-import torch
+from emim.ops.common import constant_while_compiling
 
 CACHE_VARIABLE: Final = "EMIM_CACHE"
 """Folder for what is compiled; by default `emim` in the user's cache folder."""
 
+VECTOR_VARIABLE: Final = "EMIM_CPP_VECTOR"
+"""Bytes of a vector in the compiled code: 16, 32 or 64; by default as wide as the registers of this processor. Every
+width gives the right results on every processor, but other widths than its own are slower. Read at each call."""
+
+_VECTOR_BYTES: Final = ("", "16", "32", "64")
 _SOURCE: Final = Path(__file__).with_name("cost_volume.cpp")
 _COMPILERS: Final = ("g++", "clang++", "c++")
 # fp-contract: products and sums in one instruction, as matrix products do. No -ffast-math: linked into a shared
 # library it would change how the whole process treats denormal numbers.
 _FLAGS: Final = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
-_PATIENCE_SECONDS: Final = 120
+_PATIENCE_SECONDS: Final = 300  # about 10 on an idle core
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_while_compiling
 def why_no_library() -> str | None:
     """Why there is no compiled library on this machine, or None; builds it where that was not tried yet."""
-    library = _load()
+    library = _load(os.environ.get(VECTOR_VARIABLE, ""))
     return library if isinstance(library, str) else None
 
 
 def library() -> ctypes.CDLL:
     """The compiled library; only where `why_no_library` is None."""
-    loaded = _load()
+    loaded = _load(os.environ.get(VECTOR_VARIABLE, ""))
     assert isinstance(loaded, ctypes.CDLL), loaded
     return loaded
 
 
 @functools.cache
-def _load() -> ctypes.CDLL | str:
-    """The library, or why there is none. One answer for the life of the process."""
+def _load(vector_bytes: str) -> ctypes.CDLL | str:
+    """The library, or why there is none. One answer for the life of the process.
+
+    Args:
+        vector_bytes: width of its vectors, empty for that of this processor.
+    """
+    if vector_bytes not in _VECTOR_BYTES:
+        return f"{VECTOR_VARIABLE} is {vector_bytes!r}, which is none of {', '.join(_VECTOR_BYTES[1:])} bytes"
     if sys.platform == "win32":
         return "it is not built on Windows"
     compiler = _compiler()
     if compiler is None:
         return f"no C++ compiler (looked for CXX and {', '.join(_COMPILERS)}) to build it with"
     try:
-        return ctypes.CDLL(str(_built(compiler)))
+        return ctypes.CDLL(str(_built(compiler, vector_bytes)))
     except subprocess.CalledProcessError as error:
         lines = (error.stderr or "").splitlines()
         detail = next((line for line in lines if "error" in line), lines[0] if lines else f"status {error.returncode}")
@@ -68,8 +79,10 @@ def _compiler() -> str | None:
     return next((found for name in names if (found := shutil.which(name))), None)
 
 
-def _built(compiler: str) -> Path:
-    flags = (*_FLAGS, "-march=native" if platform.machine() in ("x86_64", "AMD64", "i686") else "-mcpu=native")
+def _built(compiler: str, vector_bytes: str = "") -> Path:
+    flags = [*_FLAGS, "-march=native" if platform.machine() in ("x86_64", "AMD64", "i686") else "-mcpu=native"]
+    if vector_bytes:
+        flags.append(f"-DEMIM_VECTOR_BYTES={vector_bytes}")
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=True
     ).stdout

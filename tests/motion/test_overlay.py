@@ -16,8 +16,8 @@ from emim.data.manifest import ClipEntry
 from emim.data.video import open_video
 from emim.errors import VideoError
 from emim.inference.recogniser import Recogniser
+from emim.motion.overlay import Overlay, SubsampledVideo, describe_motion, draw_overlay
 from emim.motion.video import FrameMotion
-from emim.report.overlays import Overlay, SubsampledVideo, describe_motion, draw_overlay
 
 
 def video_of(overlay: Overlay) -> tuple[int, Fraction, str, tuple[int, int]]:
