@@ -1,6 +1,6 @@
 """Write the reference pages of the documentation from the code: commands, recipe keys, recipes, Python API.
 
-`docs/hooks.py` calls `pages` while the site is built, so these pages are in no folder of the repository. To look at one:
+`docs/hooks.py` calls `pages` while the site is built, so these pages are not in the repository. To look at one:
 
     python docs/generate_reference.py reference/keys.md
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -99,8 +100,8 @@ def commands_page() -> str:
         "",
         "Written from the parser of the command line. `emim COMMAND --help` prints the same.",
         "",
-        "Exit status: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted by Ctrl-C, 143 ended "
-        "by SIGTERM with the state saved. `--debug` shows the traceback of an error.",
+        "Exit status: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted by Ctrl-C, 143 "
+        "ended by SIGTERM with the state saved. `--debug` shows the traceback of an error.",
         "",
     ]
     for command, summary in _subcommands(parser):
@@ -138,7 +139,9 @@ def _command(parser: argparse.ArgumentParser, summary: str, level: int) -> list[
         lines += [f"| {_flags(action)} | {_cell(_help(parser, action))} |" for action in actions]
         lines.append("")
     if parser.epilog:
-        lines += [_text(parser.epilog), ""]
+        note, _, listed = parser.epilog.rpartition("examples:")
+        lines += [_text(note), ""] if note else []
+        lines += ["```bash", textwrap.dedent(listed.strip("\n")), "```", ""]
     for command, text in inner:
         lines += _command(command, text, level + 1)
     return lines
@@ -167,7 +170,9 @@ def _wrapped(usage: str, width: int = 100) -> list[str]:
 def _flags(action: argparse.Action) -> str:
     if not action.option_strings:
         name = action.metavar if isinstance(action.metavar, str) else action.dest
-        return f"`{name}`" + ("" if action.nargs is None else " (several)" if action.nargs in ("*", "+") else " (optional)")
+        return f"`{name}`" + (
+            "" if action.nargs is None else " (several)" if action.nargs in ("*", "+") else " (optional)"
+        )
     value = ""
     if action.nargs != 0:
         if isinstance(action.metavar, str):
@@ -204,8 +209,8 @@ def keys_page(package: griffe.Module) -> str:
     lines = [
         "# Recipe keys",
         "",
-        "Written from the configuration classes. A recipe is a YAML file with these keys; `emim train` takes overrides as "
-        "`section.key=value`, with the value in YAML. A key that a recipe leaves out has its default.",
+        "Written from the configuration classes. A recipe is a YAML file with these keys; `emim train` takes overrides "
+        "as `section.key=value`, with the value in YAML. A key that a recipe leaves out has its default.",
         "",
     ]
     top = _docs(package, RunConfig)
@@ -336,7 +341,9 @@ def api_page(package: griffe.Module, room: str) -> str:
     lines = [f"# {title}", "", text, ""]
     shown: set[str] = set()
     top = {_real(package[name]).path.rpartition(".")[0] for name in _exports(package) if not name.startswith("__")}
-    for module in sorted(_modules(package[room]), key=lambda module: module.path not in top and module.path != f"emim.{room}"):
+    for module in sorted(
+        _modules(package[room]), key=lambda module: module.path not in top and module.path != f"emim.{room}"
+    ):
         found = [_member(module, name) for name in _exports(module)]
         new = [member for member in found if member is not None and _real(member).path not in shown]
         if not new:

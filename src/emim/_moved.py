@@ -107,7 +107,6 @@ MOVED = {
     "report.overlays": "motion.overlay",
     "report.own_clips": "training.run_folder",
     "report.run_folder": "training.run_folder",
-    "report.own_clips": "training.run_folder",
     "report.settings": "report.tables",
     "report.thinned": "motion.overlay",
     "report.timing_rows": "report.tables",

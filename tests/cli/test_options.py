@@ -450,9 +450,9 @@ def test_a_full_disk_is_one_line(emim_command: Command, tmp_path: Path) -> None:
     assert result.status == 1
     assert result.err == "emim models: /dev/full: cannot be written (No space left on device)\n"
     assert Path("/dev/full").is_char_device()
-    code = f"{sys.executable} -m emim models --json > /dev/full"
+    code = f"{sys.executable} -m emim completion bash > /dev/full"
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "emim models: standard output: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "emim completion: standard output: No space left on device\n")
 
 
 def test_json_goes_into_pipes_and_through_links_and_leaves_devices_alone(emim_command: Command, tmp_path: Path) -> None:
@@ -466,41 +466,41 @@ def test_json_goes_into_pipes_and_through_links_and_leaves_devices_alone(emim_co
     assert Path("/dev/null").is_char_device()
 
 
+SHOW = """
+import sys
+from emim.cli.console import print_table, progress_bar
+
+with progress_bar("writing clips", 2) as progress:
+    progress(1, 2)
+print_table("Results", ("class", "accuracy"), [("left", "90.0 %")])
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
-@pytest.mark.parametrize("no_color", [False, True])
-def test_no_color_and_no_escapes_outside_a_terminal(tmp_path: Path, no_color: bool) -> None:
+def test_no_color_and_no_escapes_outside_a_terminal() -> None:
     import pty
 
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
-    environment.pop("NO_COLOR", None)
-    if no_color:
-        environment["NO_COLOR"] = "1"
-    command = [
-        sys.executable,
-        "-m",
-        "emim",
-        "generate",
-        str(tmp_path / "clips"),
-        "--clips-per-class",
-        "a=1",
-        "--frames",
-        "2",
-    ]
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [*command, "--workers", "1"], stdout=subprocess.PIPE, stderr=theirs, env=environment
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        try:
-            while part := os.read(ours, 65536):
-                shown += part
-        except OSError:  # the end of a pseudo terminal whose other side was closed
-            pass
-        assert process.stdout is not None
-        out = process.stdout.read()
-    os.close(ours)
-    assert process.returncode == 0
-    assert b"writing clips" in shown
-    assert bool(re.search(rb"\x1b\[[0-9;]*(3[0-8]|9[0-7])", shown)) != no_color
-    assert b"\x1b" not in out
+    for no_color in (False, True):
+        environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+        environment.pop("NO_COLOR", None)
+        if no_color:
+            environment["NO_COLOR"] = "1"
+        ours, theirs = pty.openpty()
+        with subprocess.Popen(
+            [sys.executable, "-c", SHOW], stdout=subprocess.PIPE, stderr=theirs, env=environment
+        ) as process:
+            os.close(theirs)
+            shown = b""
+            try:
+                while part := os.read(ours, 65536):
+                    shown += part
+            except OSError:  # the end of a pseudo terminal whose other side was closed
+                pass
+            assert process.stdout is not None
+            out = process.stdout.read()
+        os.close(ours)
+        assert process.returncode == 0
+        assert b"writing clips" in shown
+        assert bool(re.search(rb"\x1b\[[0-9;]*(3[0-8]|9[0-7])", shown)) != no_color
+        assert b"90.0 %" in out
+        assert b"\x1b" not in out

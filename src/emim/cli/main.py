@@ -50,6 +50,7 @@ examples:
   emim train my_clips/                  (train/<class>/*.mp4)
   emim test runs/my_clips/model.safetensors --data my_clips/
 """
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _LONGEST = 400
 """Characters of an unexpected error's text that are printed."""
 
@@ -170,7 +171,7 @@ def _run(args: argparse.Namespace) -> int:
         _discard_output()
         return 1
     except OSError as error:
-        if _output_fails():
+        if error.filename is None and error.errno in _FULL and _output_fails():
             return _fail(args, f"standard output: {error.strerror}")
         return _fail(args, _system_error(error))
     except RecursionError:
@@ -200,9 +201,9 @@ def _discard_output() -> None:
 
 
 def _output_fails() -> bool:
-    """Check if standard output cannot be written, on a full disk for instance; then nothing more is tried."""
+    """Check if standard output cannot be written; if so, nothing more is written to it."""
     try:
-        sys.stdout.flush()
+        print(flush=True)
     except OSError:
         _discard_output()
         return True

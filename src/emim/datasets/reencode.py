@@ -44,6 +44,7 @@ from emim.data.video.clip_source import Frames
 from emim.data.video.frame_folder import list_frames
 from emim.data.video.full_decode import FullDecode
 from emim.data.video.geometry import as_array, scaled
+from emim.datasets.video_check import loss_finding
 from emim.errors import ConfigError, DataError, EmimError, VideoError
 from emim.isolation import WorkerLoss, run_isolated
 from emim.utils import atomic_write
@@ -162,7 +163,7 @@ def reencode(
                 copied += outcome.is_copy
                 index.add(task, stamps[task.source], outcome.target)
             else:
-                failed[task.source] = outcome.reason if isinstance(outcome, WorkerLoss) else outcome
+                failed[task.source] = loss_finding(outcome).reason if isinstance(outcome, WorkerLoss) else outcome
                 _remove_remains(task)
             if progress is not None:
                 progress(len(made) + len(failed), len(tasks))
