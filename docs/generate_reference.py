@@ -8,16 +8,14 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import griffe
 import yaml
-from pydantic import TypeAdapter
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -204,91 +202,33 @@ def _cell(text: str) -> str:
 def keys_page(package: griffe.Module) -> str:
     """Every key of a recipe with its type, range, default and meaning."""
     from emim.training.config import RunConfig
+    from emim.training.recipe import describe_keys
 
-    schema = TypeAdapter(RunConfig).json_schema()
+    hints = get_type_hints(RunConfig)
     lines = [
         "# Recipe keys",
         "",
         "Written from the configuration classes. A recipe is a YAML file with these keys; `emim train` takes overrides "
-        "as `section.key=value`, with the value in YAML. A key that a recipe leaves out has its default.",
+        "as `section.key=value`, with the value in YAML. A key that a recipe leaves out has its default. `emim config` "
+        "prints the same as YAML.",
         "",
+        *_KEYS_HEAD,
     ]
-    top = _docs(package, RunConfig)
-    hints = get_type_hints(RunConfig)
-    default = RunConfig()
-    lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
-    sections = []
-    for item in dataclasses.fields(RunConfig):
-        if dataclasses.is_dataclass(hints[item.name]):
-            sections.append(item.name)
-            continue
-        lines.append(_key_row(item.name, schema["properties"][item.name], getattr(default, item.name), top))
-    for section in sections:
-        cls = hints[section]
-        docs = _docs(package, cls)
-        properties = schema["$defs"][cls.__name__]["properties"]
-        summary = _class(package, cls).docstring
-        lines += ["", f"## {section}", "", summary.value.partition("\n\n")[0] if summary else "", ""]
-        lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
-        value = getattr(default, section)
-        for item in dataclasses.fields(cls):
-            if item.name in properties:
-                lines.append(_key_row(f"{section}.{item.name}", properties[item.name], getattr(value, item.name), docs))
+    section = ""
+    for key in describe_keys():
+        parent = key.key.rpartition(".")[0]
+        if parent != section:
+            section, cls = parent, hints[parent]
+            docstring = package[f"{cls.__module__}.{cls.__qualname__}".removeprefix("emim.")].docstring
+            summary = docstring.value.partition("\n\n")[0] if docstring else ""
+            lines += ["", f"## {section}", "", summary, "", *_KEYS_HEAD]
+        kind = f"{key.type}; {key.range}" if key.range else key.type
+        default = yaml.safe_dump(key.default, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+        lines.append(f"| `{key.key}` | {_cell(kind)} | `{default}` | {_cell(_text(key.description))} |")
     return "\n".join(lines) + "\n"
 
 
-def _class(package: griffe.Module, cls: type) -> griffe.Object | griffe.Alias:
-    return package[f"{cls.__module__}.{cls.__qualname__}".removeprefix("emim.")]
-
-
-def _docs(package: griffe.Module, cls: type) -> dict[str, str]:
-    """Meaning of each attribute, from the `Attributes` section of the docstring."""
-    docstring = _class(package, cls).docstring
-    if docstring is None:
-        return {}
-    found = {}
-    for section in docstring.parse("google"):
-        if section.kind is griffe.DocstringSectionKind.attributes:
-            for item in section.value:
-                found.update(dict.fromkeys(item.name.split(", "), " ".join(item.description.split())))
-    return found
-
-
-def _key_row(key: str, schema: Mapping[str, Any], default: Any, docs: Mapping[str, str]) -> str:
-    meaning = docs.get(key.rpartition(".")[2], "")
-    plain = list(default) if isinstance(default, tuple) else dict(default) if isinstance(default, Mapping) else default
-    text = yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("...\n").strip()
-    return f"| `{key}` | {_cell(_type(schema))} | `{text}` | {_cell(_text(meaning))} |"
-
-
-def _type(schema: Mapping[str, Any]) -> str:
-    """A JSON schema in words."""
-    if "anyOf" in schema:
-        return " or ".join(_type(option) for option in schema["anyOf"])
-    if "const" in schema:
-        return f"`{schema['const']}`"
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    kind = schema.get("type")
-    if kind == "array":
-        if "prefixItems" in schema:
-            inner = [_type(item) for item in schema["prefixItems"]]
-            return f"list of {len(inner)}: {inner[0]}" if len(set(inner)) == 1 else f"list: {'; '.join(inner)}"
-        return f"list of {_type(schema.get('items', {}))}"
-    if kind == "object":
-        return "mapping"
-    words = {"integer": "integer", "number": "number", "boolean": "`true`, `false`", "string": "text", "null": "`null`"}
-    limits = [
-        f"{word} {schema[name]:g}"
-        for name, word in (
-            ("minimum", "at least"),
-            ("exclusiveMinimum", "above"),
-            ("maximum", "at most"),
-            ("exclusiveMaximum", "below"),
-        )
-        if name in schema
-    ]
-    return " ".join([words.get(str(kind), "any"), ", ".join(limits)]).strip()
+_KEYS_HEAD = ("| key | type and range | default | meaning |", "|---|---|---|---|")
 
 
 # Recipes

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from emim.errors import ClipSizeError
 from emim.nn.layers import check_heads, init_linear
 from emim.ops import cost_volume_attention, explain, motion_mlp, quick_gelu
+from emim.ops.common import has_values
 
 __all__ = ["EMIM", "MotionStart", "QuickGELU"]
 
@@ -85,7 +86,8 @@ class EMIM(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise the weights (docs/method.md, "Initialisation", and `motion_start`)."""
         self.apply(init_linear)
-        nn.init.trunc_normal_(self.rpb, std=0.02)
+        if has_values(self.rpb):
+            nn.init.trunc_normal_(self.rpb, std=0.02)
         first, last = self._motion_layers()
         nn.init.xavier_uniform_(first.weight)
         nn.init.zeros_(last.bias)
