@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from emim.report import Measurement
     from emim.training.run_folder import RunRecord
 
+__all__ = ["PAGE_FILE", "add_parser", "run", "write_report"]
+
 PAGE_FILE = "report.html"
 
 
@@ -136,7 +138,7 @@ def _find_clips(
     args: argparse.Namespace, record: RunRecord, recogniser: Recogniser, gaps: list[str]
 ) -> ClipList | None:
     """The clips of --data, whose errors end the command; otherwise those of the run, if they can be loaded."""
-    from emim.report.own_clips import validation_clips
+    from emim.training.run_folder import validation_clips
 
     if args.data is not None:
         _, clip_list = find_clips(args, recogniser)
@@ -146,7 +148,7 @@ def _find_clips(
         try:
             clip_list = validation_clips(record.config, recogniser.classes)
         except DataError as error:
-            gaps.append(f"The network was not tested: {error}.")
+            gaps.append(f"The network was not tested: {error}; {_GIVE_DATA}.")
             return None
     say(clip_list.note or f"{len(clip_list)} clips from {clip_list.source}")
     return clip_list
