@@ -148,7 +148,10 @@ def _find_clips(
         try:
             clip_list = validation_clips(record.config, recogniser.classes)
         except DataError as error:
-            gaps.append(f"The network was not tested: {error}; {_GIVE_DATA}.")
+            gaps.append(
+                f"The network was not tested: {error}; give labelled clips with --data (a folder of classes, or a "
+                "manifest)."
+            )
             return None
     say(clip_list.note or f"{len(clip_list)} clips from {clip_list.source}")
     return clip_list
