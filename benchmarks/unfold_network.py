@@ -1,7 +1,7 @@
 """UniFormer with EMIM as published, in plain PyTorch: what "the published semantics with unfold" costs as a network.
 
-Written from emim-spec ("The module", "The published host"). Weight names are those of `emim.models.UniFormer`, so that
-the same weights load. Everything is as a plain implementation has it: clips [B, C, T, H, W] without channels-last,
+Written from docs/method.md ("The module", "The host network"). Weight names are those of `emim.models.UniFormer`, so
+that the same weights load. Everything is as a plain implementation has it: clips [B, C, T, H, W] without channels-last,
 ordinary convolutions for point-wise and depth-wise ones, attention as softmax(q k^T) v, neighbourhoods by `unfold`.
 
 Shape suffixes: B batch, C channels, T frames, H and W token grid, L = T * H * W tokens, N heads, D head width.

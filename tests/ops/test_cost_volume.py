@@ -37,7 +37,7 @@ def make_inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed
 
 
 def loops(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor) -> tuple[Tensor, Tensor]:
-    """emim-spec steps 2 to 5 with one Python loop for each index, nothing vectorised."""
+    """docs/method.md, steps 2 to 5, with one Python loop for each index, nothing vectorised."""
     B, N, T, H, W, D = q.shape
     _, I, J = rpb.shape
     context = torch.zeros_like(q)

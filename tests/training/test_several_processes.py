@@ -104,6 +104,18 @@ def test_two_processes_follow_the_loss_curve_of_one(
 
 
 @pytest.mark.slow
+def test_a_sharded_run_goes_on(generated: Path, tmp_path: Path, emim_process: Start) -> None:
+    words = [generated, f"output={tmp_path}", "name=run", *QUICK, *OPTIONS, "trainer.strategy=fsdp", "trainer.epochs=1"]
+    run = tmp_path / "run"
+    for arguments, steps in ((words, 4), (["--resume", run, "trainer.epochs=2"], 8)):
+        process = emim_process("train", *arguments, processes=2)
+        _, told = process.communicate(timeout=200)
+        assert process.returncode == 0, told
+        assert json.loads((run / "summary.json").read_text())["steps"] == steps
+    assert len(losses(run)) == 2
+
+
+@pytest.mark.slow
 def test_broken_clips_of_all_processes_count_together(generated: Path, tmp_path: Path, emim_process: Start) -> None:
     data = Path(shutil.copytree(generated, tmp_path / "data"))
     clips = load_clips(data, split="train").entries

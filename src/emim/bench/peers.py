@@ -116,7 +116,7 @@ def next_frames(x_BNTHWD: Tensor) -> Tensor:
 
 
 def query_frames(q_BNTHWD: Tensor) -> Tensor:
-    """Every frame but the last, whose place the one before it takes (emim-spec step 2)."""
+    """Every frame but the last, whose place the one before it takes (docs/method.md, step 2)."""
     T = q_BNTHWD.shape[2]
     return torch.cat([q_BNTHWD[:, :, :-1], q_BNTHWD[:, :, max(0, T - 2) : max(1, T - 1)]], dim=2)
 

@@ -1,4 +1,4 @@
-"""Networks, their names and their weights."""
+"""Networks by name, and their weights."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ __all__ = [
     "BUNDLED_PATH",
     "ModelCard",
     "card_of",
+    "check_card",
     "has_card",
     "load_model",
     "read_card",
@@ -101,6 +102,15 @@ def save_model(path: str | os.PathLike[str], weights: Mapping[str, Tensor], card
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata={_METADATA_KEY: text})
+
+
+def check_card(card: ModelCard) -> None:
+    """Raise ConfigError unless a model saved with this card could be loaded again."""
+    try:
+        _parse_card(Path(), json.dumps(asdict(card)))
+    except CheckpointError as error:
+        reason = str(error).removeprefix(f"{Path()}: ")
+        raise ConfigError(f"the trained model could not be loaded again: {reason}") from error
 
 
 def read_card(path: str | os.PathLike[str]) -> ModelCard:

@@ -1,6 +1,6 @@
-"""UniFormer for video, with or without EMIM in its attention blocks (emim-spec, "The published host").
+"""UniFormer for video, with or without EMIM in its attention blocks (docs/method.md, "The host network").
 
-Shape suffixes: B batch, C channels, T frames, H and W pixels or token grid, K classes.
+Shape suffixes: B clips, C channels, T frames, H and W height and width in pixels or tokens, K classes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from emim.nn.emim import MotionStart
 from emim.nn.layers import init_linear
 from emim.ops.common import only_values_on_cpu
 
+__all__ = ["PatchEmbed", "UniFormer"]
+
 _STEM_STRIDE = 4
 _LARGE_CLIP = 1_000_000
-"""Values of a clip of 7 frames of 224 x 224; smaller ones gain from being run together."""
+"""Values of a clip of about 7 frames of 224 x 224; smaller clips are faster in one batch."""
 
 
 class PatchEmbed(nn.Module):
-    """Strided convolution and LayerNorm over channels, [B, C, T, H, W] to a coarser grid."""
+    """Strided convolution and LayerNorm over channels, [B, C, T, H, W] to fewer tokens."""
 
     def __init__(
         self,
@@ -57,12 +59,16 @@ class UniFormer(nn.Module):
         emim: True alternates EMIM (even blocks) and global self-attention (odd blocks) in the attention
             stages, as published; False is the plain UniFormer, global self-attention throughout.
         window: EMIM's window height and width in tokens, odd.
-        motion_start: what EMIM starts from: "appearance" or "correlation", see `emim.nn.EMIM`.
+        motion_start: initialisation of EMIM: "appearance" or "correlation", see `emim.nn.EMIM`.
         stem_stride: temporal stride of the stem. 1 keeps the frame count (the EMIM networks); 2 halves it
             (the original UniFormer).
-        mlp_ratio: hidden width of the MLPs over the stage width.
+        mlp_ratio: hidden channels of the MLPs divided by the channels of the stage.
         drop_path: drop probability of the last block; grows linearly from 0 at the first.
         dropout: drop probability of the pooled features before the head.
+
+    Raises:
+        ValueError: a list has another length than stated, `stem_stride` is not 1 or 2, `num_classes` is below 1, the
+            window is even, or the channels of an attention stage are no multiple of `head_width`.
     """
 
     def __init__(
@@ -178,7 +184,7 @@ class UniFormer(nn.Module):
         return self.forward_head(self.forward_features(clip_BCTHW))
 
     def _one_by_one(self, clip: Tensor) -> bool:
-        """Whether large clips of a batch are better run apart: on CPUs, together they leave the caches sooner."""
+        """True for a batch of large clips on a CPU in evaluation, which are faster one by one: they fit the caches."""
         return (
             not self.training and only_values_on_cpu(clip) and len(clip) > 1 and clip.numel() >= len(clip) * _LARGE_CLIP
         )

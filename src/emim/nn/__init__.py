@@ -1,9 +1,9 @@
-"""Modules to build networks from."""
+"""Modules to build video networks from: `EMIM`, self-attention, and the two residual blocks of a UniFormer."""
 
 from __future__ import annotations
 
-from emim.nn.attention import SelfAttention
 from emim.nn.blocks import AttentionBlock, LocalBlock
 from emim.nn.emim import EMIM
+from emim.nn.layers import SelfAttention
 
 __all__ = ["EMIM", "AttentionBlock", "LocalBlock", "SelfAttention"]

@@ -1,6 +1,6 @@
-"""The two kinds of residual block of a UniFormer (emim-spec, "The published host").
+"""The two residual blocks of a UniFormer (docs/method.md, "The host network").
 
-Shape suffixes: B batch, C channels, T frames, H and W token grid, L = T * H * W tokens.
+Shape suffixes: B clips, C channels, T frames, H and W rows and columns of tokens, L = T * H * W tokens.
 """
 
 from __future__ import annotations
@@ -8,16 +8,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from emim.nn.attention import SelfAttention
 from emim.nn.emim import EMIM
-from emim.nn.layers import ConvMLP, DepthwiseConv3d, PointwiseConv3d, TokenMLP
+from emim.nn.layers import ConvMLP, DepthwiseConv3d, PointwiseConv3d, SelfAttention, TokenMLP
+
+__all__ = ["AttentionBlock", "ChannelNorm", "DropPath", "LocalBlock"]
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drops a residual branch for whole samples in training, [B, ...] to [B, ...].
+    """Stochastic depth: in training, drop a residual branch for whole clips, [B, ...] to [B, ...].
 
     Args:
-        rate: probability that a sample's branch is dropped; kept branches are scaled by 1 / (1 - rate).
+        rate: probability in [0, 1) that the branch of a clip is dropped; kept branches are scaled by 1 / (1 - rate).
     """
 
     def __init__(self, rate: float) -> None:
@@ -36,12 +37,12 @@ class DropPath(nn.Module):
 
 
 class LocalBlock(nn.Module):
-    """Local relations by depth-wise convolution, [B, C, T, H, W] to the same.
+    """Residual block with a depth-wise convolution, of the first two stages; [B, C, T, H, W] to the same.
 
     Args:
-        dim: channels.
-        mlp_ratio: hidden width of the MLP over `dim`.
-        drop_path: probability of dropping each residual branch.
+        dim: channels C.
+        mlp_ratio: hidden channels of the MLP divided by `dim`.
+        drop_path: probability of dropping each residual branch in training.
     """
 
     def __init__(self, dim: int, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
@@ -63,13 +64,13 @@ class LocalBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Attention over tokens, [B, C, T, H, W] to the same.
+    """Residual block with attention, of the last two stages; [B, C, T, H, W] to the same.
 
     Args:
-        dim: channels.
-        attn: the token mixer, `EMIM` or `SelfAttention`.
-        mlp_ratio: hidden width of the MLP over `dim`.
-        drop_path: probability of dropping each residual branch.
+        dim: channels C.
+        attn: the attention, `EMIM` or `SelfAttention` of `dim` channels.
+        mlp_ratio: hidden channels of the MLP divided by `dim`.
+        drop_path: probability of dropping each residual branch in training.
     """
 
     def __init__(self, dim: int, attn: EMIM | SelfAttention, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
@@ -95,7 +96,7 @@ class AttentionBlock(nn.Module):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of [B, C, T, H, W]."""
+    """LayerNorm over the channels of [B, C, T, H, W], to the same."""
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         return torch.movedim(super().forward(torch.movedim(x_BCTHW, 1, -1)), -1, 1)

@@ -1,7 +1,7 @@
-"""The EMIM module: appearance and motion out of one affinity matrix.
+"""The EMIM module: appearance and motion features from one affinity matrix.
 
-Shape suffixes: B batch, L = T * H * W tokens in (t, h, w) order, T frames, H and W token grid, C channels,
-N heads, D head width, I and J window height and width, P = I * J displacements.
+Shape suffixes: B clips, L = T * H * W tokens in (t, h, w) order, T frames, H and W rows and columns of tokens,
+C channels, N heads, D channels of a head, I and J rows and columns of the window, P = I * J displacements.
 """
 
 from __future__ import annotations
@@ -12,38 +12,43 @@ import torch
 from torch import Tensor, nn
 
 from emim.errors import ClipSizeError
-from emim.nn.attention import check_heads
-from emim.nn.layers import init_linear
+from emim.nn.layers import check_heads, init_linear
 from emim.ops import cost_volume_attention, explain, motion_mlp, quick_gelu
 from emim.ops.common import has_values
+
+__all__ = ["EMIM", "MotionStart", "QuickGELU"]
 
 MotionStart = Literal["appearance", "correlation"]
 
 
 class QuickGELU(nn.Module):
-    """z * sigmoid(1.702 z)."""
+    """z * sigmoid(1.702 z), any shape to the same."""
 
     def forward(self, z: Tensor) -> Tensor:
         return quick_gelu(z)
 
 
 class EMIM(nn.Module):
-    """Explicit motion information mining: a drop-in for self-attention over video tokens.
+    """Explicit motion information mining: a replacement for self-attention over video tokens.
 
-    The affinity of each token to a window around itself in the next frame is used twice: normalised, it
-    aggregates values; raw, an MLP shared by all heads and positions turns it into motion features. The sum
-    of both is projected (paper section 3.2; emim-spec steps 1 to 7).
+    The affinity of each token to a window around it in the next frame is used twice: after a softmax, as weights of the
+    values (appearance features); raw, as the input of an MLP shared by all heads and positions (motion features). Their
+    sum is projected (paper section 3.2; docs/method.md, steps 1 to 7). The last frame repeats the last pair of frames
+    (step 2); a single frame is paired with itself.
 
     Args:
         dim: channels C, a multiple of `num_heads`.
         num_heads: heads N.
         window: window height and width in tokens, both odd; one number for a square.
-        backend: backend of `emim.ops.cost_volume_attention`; None for its default. The motion MLP runs in fused
-            kernels where the cost volume does.
-        motion_start: "appearance": as published, the last motion layer is zero, so that a converted pretrained
-            network starts from its appearance path alone. "correlation", ours, for training from random
+        backend: backend of `emim.ops.cost_volume_attention`; None for its default. The motion MLP runs in the same
+            backend where that has one.
+        motion_start: initialisation. "appearance", as published: the last motion layer is zero, so that a converted
+            pretrained network starts from its appearance path alone. "correlation", ours, for training from random
             weights: queries and keys start as one orthogonal projection, so that the affinity is a correlation
             of features from the first step on, and the last motion layer is not zero.
+
+    Raises:
+        ValueError: `dim` is not a multiple of `num_heads`, or a side of the window is even or below 1.
 
     Weights: `qkv`, `proj`, `motion_conv.0`, `motion_conv.2`, `rpb` [N, I, J]. A forward hook on the submodule
     `affinity` sees the raw affinity [B, N, T, H, W, P], bias included, of every pass.
@@ -79,7 +84,7 @@ class EMIM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew (emim-spec, "Initialisation", and `motion_start`)."""
+        """Initialise the weights (docs/method.md, "Initialisation", and `motion_start`)."""
         self.apply(init_linear)
         if has_values(self.rpb):
             nn.init.trunc_normal_(self.rpb, std=0.02)
@@ -101,10 +106,10 @@ class EMIM(nn.Module):
 
         Args:
             x_BLC: tokens in (t, h, w) order.
-            grid: (T, H, W) of the tokens.
+            grid: (T, H, W) of the tokens, each at least 1.
 
         Returns:
-            [B, L, C].
+            out_BLC.
 
         Raises:
             ClipSizeError: T * H * W is not the number of tokens.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 PAD_VALUE: Final = 1e-6
-"""Every channel of a key or value outside the frame. It takes part in the softmax (emim-spec step 3)."""
+"""Every channel of a key or value outside the frame. It takes part in the softmax (docs/method.md, step 3)."""
 
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])

@@ -44,7 +44,7 @@ def cost_volume_attention(
     backend: str | None = None,
     return_affinity: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Attention of each frame to a sliding window in the next frame (paper section 3.2, emim-spec 2 to 5).
+    """Attention of each frame to a sliding window in the next frame (paper section 3.2; docs/method.md, steps 2 to 5).
 
     Query (t, y, x) sees the keys and values of frame t + 1 at (y + i - I // 2, x + j - J // 2) for every
     window entry (i, j), so entry p = i * J + j is the same displacement everywhere. Positions outside the

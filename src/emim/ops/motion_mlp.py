@@ -1,4 +1,4 @@
-"""The motion MLP: what makes motion features out of the raw affinity (paper section 3.2, emim-spec step 6).
+"""The motion MLP: what makes motion features out of the raw affinity (paper section 3.2; docs/method.md, step 6).
 
 Shape suffixes: B batch, N heads, T frames, H and W token grid, P displacements of the window, U hidden units,
 D features.

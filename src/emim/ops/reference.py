@@ -1,6 +1,6 @@
 """The definition of cost-volume attention, written to be read.
 
-It visits the window one displacement at a time, so each line can be held against emim-spec steps 3 to 5
+It visits the window one displacement at a time, so each line can be held against docs/method.md, steps 3 to 5
 (paper section 3.2). It is slow and never meant for training; every other backend is tested against it.
 
 Shape suffixes: B batch, N heads, T frame pairs, H and W token grid, D head width, I and J window height

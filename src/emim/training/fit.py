@@ -22,7 +22,7 @@ from emim.data.manifest import ClipList
 from emim.distributed import Processes, ProcessGroup, broadcast, first_process_logger, is_first
 from emim.errors import CheckpointError, ConfigError, EmimError
 from emim.models import UniFormer
-from emim.models.trained_model import ModelCard, save_model
+from emim.models.trained_model import ModelCard, check_card, save_model
 from emim.precision import resolve_precision
 from emim.training.batch_plan import BatchPlan, plan_batches
 from emim.training.callbacks import LogEpochs, SaveState, SkipLimit, TrackBest
@@ -73,7 +73,8 @@ class Fit:
         progress_bar: show a progress bar, if standard error is a terminal.
 
     Raises:
-        ConfigError: the batch cannot be divided as the configuration asks, or options exclude each other.
+        ConfigError: the batch cannot be divided as the configuration asks, options exclude each other, or a value is
+            out of the range that a trained model may have.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Fit:
                 f"{config.trainer.epochs} epochs, so the learning rate never reaches its peak"
             )
         self.loaders = ClipDataModule(config, train_clips, val_clips, self.plan, processes.devices)
+        check_card(self._card({}))
 
     def run(self, folder: Path, saved: SavedState | None = None) -> RunResult:
         """Train in `folder`, from the checkpoint of an earlier part of the run if there is one.
@@ -250,7 +252,10 @@ class Fit:
     def _save(self, folder: Path, weights: Mapping[str, Tensor], reached: Mapping[str, Any]) -> None:
         if not is_first():
             return
-        card = ModelCard(
+        save_model(folder / MODEL_FILE, weights, self._card(reached))
+
+    def _card(self, reached: Mapping[str, Any]) -> ModelCard:
+        return ModelCard(
             model=self.config.model.name,
             arguments=model_arguments(self.config.model),
             classes=self.train_clips.classes,
@@ -259,7 +264,6 @@ class Fit:
             data={key: self.data[key] for key in ("sha256", "num_clips", "counts")},
             metrics=dict(reached),
         )
-        save_model(folder / MODEL_FILE, weights, card)
 
     def _summary(self, epochs: int, steps: int, seconds: float) -> dict[str, Any]:
         return {
