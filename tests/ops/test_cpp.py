@@ -69,7 +69,8 @@ def test_every_width_of_vectors_against_the_reference(
     if library.library().emim_vector_bytes() != vector_bytes:  # the processor's own width is built anyway
         monkeypatch.setenv(library.VECTOR_VARIABLE, str(vector_bytes))
     assert library.library().emim_vector_bytes() == vector_bytes
-    for dtype, tolerance in ((torch.float32, 3e-6), (torch.float64, 1e-14), (torch.bfloat16, 1.5e-2)):
+    # The loss that `run` differentiates is in float32.
+    for dtype, tolerance in ((torch.float32, 3e-6), (torch.float64, 1e-6), (torch.bfloat16, 1.5e-2)):
         inputs = make_inputs(shape, dtype)
         for ours, exact in zip(run(inputs), run(tuple(x.double() for x in inputs), "reference"), strict=True):
             assert (ours.double() - exact).abs().max() <= tolerance * exact.abs().max()
