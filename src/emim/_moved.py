@@ -75,6 +75,7 @@ MOVED = {
     "motion.change": "motion.field",
     "motion.colours": "motion.drawing",
     "motion.relevance": "motion.explanation",
+    "motion.sheet": "motion.explanation",
     "naming": "utils",
     "nn.attention": "nn.layers",
     "nn.depthwise": "nn.layers",

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from conftest import CommandResult
 from emim.cli.main import build_parser, parse
-from emim.cli.options import OPTIONS, Numbers, Real, Renamed, Whole, device, file_path, find_old_json
+from emim.cli.options import OPTIONS, Numbers, Real, Renamed, Whole, device, file_path, find_old_json, host_name, names
 
 Command = Callable[..., CommandResult]
 
@@ -296,6 +296,10 @@ def test_a_long_value_is_shortened_in_the_message(emim_command: Command) -> None
         (Numbers(1, 8), "1,2", [1, 2]),
         (Numbers(1, 8), "1,,2", "must be whole numbers of at least 1"),
         (device, "cuda:3", "cuda:3"),
+        (host_name, "::1", "::1"),
+        (host_name, "h" * 70, "cannot be a host name"),
+        (host_name, "é" * 70 + ".example", "cannot be a host name"),
+        (names, "n" * 600, "must be at most 500 characters"),
         (device, "cuda:x", "must be auto, cpu, cuda or cuda:N, got 'cuda:x'"),
         (file_path, "a/b", Path("a/b")),
         (file_path, "a" * 300, "file name too long (300 characters)"),
@@ -464,6 +468,37 @@ def test_json_goes_into_pipes_and_through_links_and_leaves_devices_alone(emim_co
     assert "networks" in json.loads(target.read_text())
     assert emim_command("models", "-o", "/dev/null").status == 0
     assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("bench", "op", "--quick", "--frames", "100000", "--heads", "1000"), "not enough memory"),
+        (("predict", "\udcff.mp4"), "no such file"),
+        (("generate", "clips", "--clips-per-class", f"{'a' * 300}=1"), "file name too long"),
+        (("generate", "clips", "--clips-per-class", f"a={'9' * 5000}"), "must be SPLIT=CLIPS"),
+        (("train", "demo", f"trainer.epochs={'9' * 5000}"), "trainer.epochs"),
+        (("train", "demo", "optim.lr=" + "[" * 5000), "optim.lr"),
+        (("train", "demo", f"data.path={'a' * 300}"), "data.path"),
+        (("config", "demo", "a\0b=1"), "unknown key"),
+        (("stream", "rtsp://["), "cannot be opened"),
+        (("stream", "x://\0"), "unknown kind of address"),
+        (("doctor", "clips.csv", "--quarantine", "clips.csv/x.csv"), "a part of its path is a file"),
+    ],
+)
+def test_hostile_values_that_a_command_finds_are_one_line(
+    emim_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("clips.csv").write_text("path,label\na.mp4,x\n")
+    result = emim_command(*words)
+    assert result.status == 1
+    assert result.out == ""
+    last = result.err.splitlines()[-1]
+    assert message in last
+    assert last.startswith(f"emim {words[0]}: ")
+    assert "unexpected" not in last
+    assert len(last) < 1000
 
 
 SHOW = """

@@ -212,7 +212,8 @@ def test_gpus_that_are_not_there_are_named(emim_command: Command, many_classes: 
     words = ["--devices", 1000] if torch.cuda.is_available() else ["--device", "cuda"]
     result = emim_command("test", many_classes, "--data", generated, *words)
     assert result.status == 1
-    assert "were asked for, but" in result.err.splitlines()[-1]
+    expected = "devices=1000, but this machine" if torch.cuda.is_available() else "--device cuda: PyTorch finds no GPU"
+    assert expected in result.err.splitlines()[-1]
 
 
 class Shared:

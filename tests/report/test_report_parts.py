@@ -113,6 +113,16 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["{", "[1]", "[" * 9999, '{"train": NaN'])
+def test_a_record_that_cannot_be_read_is_named(trained: Path, tmp_path: Path, content: str) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    (folder / "data.json").write_text(content)
+    run = read_run(folder)
+    (gap,) = run.gaps
+    assert gap.startswith("data.json ")
+    assert run.data == {}
+
+
 def test_what_a_run_lacks_is_named(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cut"
     folder.mkdir()

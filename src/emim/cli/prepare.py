@@ -19,6 +19,8 @@ from emim.cli.options import (
 if TYPE_CHECKING:
     from emim.datasets.prepare import Prepared
 
+__all__ = ["add_parser", "run"]
+
 # Written out, because the registry needs an import that --help should not wait for.
 _NAMES = ("ssv1", "ssv2", "kinetics", "diving48", "ucf101", "hmdb51", "folder")
 

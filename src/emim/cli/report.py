@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from emim.report import Measurement
     from emim.training.run_folder import RunRecord
 
+__all__ = ["PAGE_FILE", "add_parser", "run", "write_report"]
+
 PAGE_FILE = "report.html"
-_GIVE_DATA = "give labelled clips with --data (a folder of classes or a manifest)"
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
@@ -147,7 +148,10 @@ def _find_clips(
         try:
             clip_list = validation_clips(record.config, recogniser.classes)
         except DataError as error:
-            gaps.append(f"The network was not tested: {error}; {_GIVE_DATA}.")
+            gaps.append(
+                f"The network was not tested: {error}; give labelled clips with --data (a folder of classes, or a "
+                "manifest)."
+            )
             return None
     say(clip_list.note or f"{len(clip_list)} clips from {clip_list.source}")
     return clip_list

@@ -22,6 +22,8 @@ from emim.cli.options import (
 from emim.cli.predict import find_device
 from emim.environment import let_waiting_threads_sleep
 
+__all__ = ["add_parser", "run"]
+
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
