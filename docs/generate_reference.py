@@ -99,7 +99,7 @@ def commands_page() -> str:
         "Written from the parser of the command line. `emim COMMAND --help` prints the same.",
         "",
         "Exit status: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted by Ctrl-C, 143 "
-        "ended by SIGTERM with the state saved. All commands have `-q`, `--quiet` (no progress, only warnings and errors) and "
+        "ended by SIGTERM with the state saved. All commands have `-q`, `--quiet` (only warnings and errors) and "
         "`--debug` (the traceback of an error).",
         "",
     ]

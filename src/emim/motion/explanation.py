@@ -12,6 +12,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -173,7 +174,7 @@ def explain(
     """Explain the prediction of a video.
 
     Args:
-        recogniser: the trained network, one of `emim.models`.
+        recogniser: the trained network; see `explain_views`.
         video: path, bytes or frames, with `fps`, `start` and `end`: as for `Recogniser.predict`.
         label: the class to explain; None for the predicted one.
         fps: frames per second of frames in memory.
@@ -196,18 +197,19 @@ def explain_views(
     """Explain the prediction of a video that has been read.
 
     Args:
-        recogniser: the trained network, one of `emim.models`.
+        recogniser: the trained network; it has `forward_features`, a linear `forward_head` and `num_classes`.
         video: path or name of the video.
         views_VCTHW: its normalised views, as of `emim.data.preprocessing.test_views`.
         label: the class to explain; None for the predicted one.
 
     Raises:
-        ConfigError: there is no such class, or the network is none of `emim.models`.
+        ConfigError: there is no such class, or the network lacks one of these methods.
     """
     _check_label(recogniser, label)
     model, pre, classes = recogniser.model, recogniser.preprocessing, recogniser.classes
-    if not isinstance(model, UniFormer):
-        raise ConfigError(f"only networks of emim.models can be explained, not {type(model).__name__}")
+    lacking = [name for name in ("forward_features", "forward_head", "num_classes") if not hasattr(model, name)]
+    if lacking:
+        raise ConfigError(f"{type(model).__name__} cannot be explained: it has no {' and no '.join(lacking)}")
     score_VK = recogniser.logits(views_VCTHW, video).softmax(-1)
     views_VCTHW = views_VCTHW.to(recogniser.device)
     score_K = score_VK.mean(0)
@@ -230,7 +232,7 @@ def explain_views(
         view=view,
         num_views=len(views_VCTHW),
         frames_THWC=frames_THWC,
-        cam_Thw=hires_cam(model, clip_1CTHW, index)[0].cpu().numpy(),
+        cam_Thw=hires_cam(cast("UniFormer", model), clip_1CTHW, index)[0].cpu().numpy(),
         displacement_T2hw=displacement_T2hw,
         confidence_Thw=confidence_Thw,
     )
