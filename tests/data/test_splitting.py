@@ -97,7 +97,7 @@ def test_a_column_of_another_name_is_not_taken_unasked(tmp_path: Path) -> None:
         ("(a", ConfigError, "no regular expression"),
         ("(" * 5000, ConfigError, "no regular expression"),
         ("^(anna|bo)_", DataError, "does not fit the file names of 24 of 40 clips"),
-        (r"(\.)mp4", DataError, "all clips are of one group, so none of 1 groups can be held out"),
+        (r"(\.)mp4", DataError, "all clips are of one group, so no group can be held out"),
         ("/?(wave|clap)/", DataError, "each group holds all clips of some class"),
     ],
 )
@@ -120,7 +120,7 @@ def test_a_group_in_both_folders_is_an_error(tmp_path: Path) -> None:
     train, val = training_and_validation_clips(tmp_path)
     assert val is not None
     assert len(train) == len(val)
-    with pytest.raises(DataError, match="1 groups have clips in training and in validation, such as 'bo'"):
+    with pytest.raises(DataError, match="groups with clips in training and in validation: 1, such as 'bo'"):
         training_and_validation_clips(tmp_path, group_by="^([a-z]+)_")
     make(tmp_path / "more", *people("", who=("cy", "anna")))
     with pytest.raises(DataError, match="such as 'anna'"):

@@ -323,7 +323,7 @@ def _headless(source: Path, lines: _Lines, chosen: dict[str, str]) -> Table:
     if not found:
         raise _no_header(source, lines)
     if len(found) > 1 and len({tuple(_paths_and_labels(table)) for table in found}) > 1:
-        number, _ = next(lines.records(","))
+        number = found[0].rows[0][0]
         ways = " or ".join(
             "path {} with label {}".format(*map(shortened, next(_paths_and_labels(table)))) for table in found[:2]
         )
@@ -487,7 +487,7 @@ def _read_spaced(source: Path, lines: _Lines, chosen: dict[str, str]) -> Table:
     header = (lines.first() or "").split()
     rows = _cut(lines, len(header) - 1, None)
     if rows is None or len(header) < 2:
-        raise ManifestError(source, None, f"rows have not the {len(header)} fields of the header; separate by commas")
+        raise ManifestError(source, None, f"not every row has the {len(header)} fields of the header; use commas")
     number = rows[0][0]
     roles, remarks = find_roles(source, number, header, chosen)
     if any(position == 0 and role != "path" for role, position in roles.items()):

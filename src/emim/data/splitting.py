@@ -229,7 +229,7 @@ def check_apart(training: ClipList, validation: ClipList, group_by: str | None) 
     both = sorted(ours.keys() & theirs.keys())
     if both:
         raise DataError(
-            f"{len(both)} groups have clips in training and in validation, such as {both[0]!r}: "
+            f"groups with clips in training and in validation: {len(both)}, such as {both[0]!r}, with "
             f"{ours[both[0]].path} and {theirs[both[0]].path}; put each group on one side, or leave group_by out"
         )
 
@@ -250,7 +250,7 @@ def _held_out_groups(clip_list: ClipList, groups: list[str], val_share: float, s
     if not held:
         reason = "all clips are of one group" if len(order) == 1 else "each group holds all clips of some class"
         raise DataError(
-            f"{clip_list.source}: {reason}, so none of {len(order)} groups can be held out; give validation clips "
+            f"{clip_list.source}: {reason}, so no group can be held out; give validation clips "
             "with data.val, or hold nothing out with data.val_share=0"
         )
     positions = {position for position, group in enumerate(groups) if group in held}
