@@ -46,12 +46,12 @@ test-all: $(VENV)/.dev
 # The full sets, and their commands, are in benchmarks/RESULTS.md.
 bench: $(VENV)/.base
 	@mkdir -p build/bench
-	$(BIN)/emim bench op --quick --json build/bench/op.json
-	$(BIN)/python benchmarks/model.py --quick --json build/bench/model.json
-	$(BIN)/python benchmarks/train.py --quick --json build/bench/train.json
-	$(BIN)/python benchmarks/scaling.py --quick --json build/bench/scaling.json
-	$(BIN)/emim generate build/bench/clips --split train=10 --size 96
-	$(BIN)/emim bench loader --data build/bench/clips --clips 16 --repeats 2 --json build/bench/loader.json
+	$(BIN)/emim bench op --quick --output build/bench/op.json
+	$(BIN)/python benchmarks/model.py --quick --output build/bench/model.json
+	$(BIN)/python benchmarks/train.py --quick --output build/bench/train.json
+	$(BIN)/python benchmarks/scaling.py --quick --output build/bench/scaling.json
+	$(BIN)/emim generate build/bench/clips --clips-per-class train=10 --frame-size 96
+	$(BIN)/emim bench loader --data build/bench/clips --measure-clips 16 --repeats 2 --output build/bench/loader.json
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -84,17 +84,17 @@ wheel-check: wheel
 	rm -rf build/clean && $(PYTHON) -m venv build/clean
 	PIP_DISABLE_PIP_VERSION_CHECK=1 build/clean/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
 	build/clean/bin/emim --help
-	$(BIN)/emim generate build/clips --split check=1 --size 96
+	$(BIN)/emim generate build/clips --clips-per-class check=1 --frame-size 96
 	cd build && clean/bin/emim predict clips/check --topk 1
 	cd build && clean/bin/emim predict clips/check/left --json
 
 # Two stages: learn to see motion on clear clips, then the full range. Old runs of these names must be gone.
 weights: $(VENV)/.base
 	rm -rf runs/clear runs/motion
-	$(BIN)/emim generate data/clear --split train=80 --split val=20 --size 80 --frames 8 --solo 0.8 --clear 1
+	$(BIN)/emim generate data/clear --clips-per-class train=80 --clips-per-class val=20 --frame-size 80 --frames 8 --solo 0.8 --clear 1
 	$(BIN)/emim train clear
-	$(BIN)/emim generate data/motion --split train=500 --split val=20 --split test=40 \
-		--size 96 --solo 0.75 --upright 0.5 --clear 0.5 --vary --seed 1
+	$(BIN)/emim generate data/motion --clips-per-class train=500 --clips-per-class val=20 --clips-per-class test=40 \
+		--frame-size 96 --solo 0.75 --upright 0.5 --clear 0.5 --vary --seed 1
 	$(BIN)/emim train motion
 	mkdir -p src/emim/weights
 	cp runs/motion/model.safetensors src/emim/weights/motion_tiny.safetensors

@@ -1,4 +1,4 @@
-"""How long reading frames takes: this package's reader, decoding in sequence, decord, and seeking for every frame.
+"""Time to read frames: this package's reader, decoding in sequence, decord, torchcodec, and seeking for every frame.
 
     python benchmarks/decode.py
     python benchmarks/decode.py --source real.mp4 --only 1080p --starts 8
@@ -11,8 +11,9 @@ processor time, and how many times as long as ours each other method takes (medi
     dense   16 frames 4 apart from random places, as dense sampling takes them; every round takes all places
 
 `decode to last` decodes from the start and stops behind the last wanted frame; `decode all` goes on to the end, as
-a caller must who does not know the number of frames. decord is measured where it is installed; it converts colours
-in its own way, so its frames must only be near ours, while all others must be equal.
+a caller must who does not know the number of frames. decord and torchcodec (0.13.0; it needs a system FFmpeg, Debian's
+`ffmpeg` for instance) are measured where they can be imported; they convert colours in their own ways, so their frames
+must only be near ours, while all others must be equal.
 """
 
 from __future__ import annotations
@@ -33,20 +34,25 @@ from emim.bench.measuring import interleaved, times_faster
 from emim.data.video import open_video
 from emim.environment import describe_machine
 
+MISSING: list[str] = []
 try:
     import decord
-
-    NO_DECORD = ""
 except ImportError as error:
     decord = None
-    NO_DECORD = f"decord is not measured: {error}"
+    MISSING.append(f"decord is not measured: {error}")
+try:
+    from torchcodec.decoders import VideoDecoder
+except (ImportError, RuntimeError, OSError) as error:  # also where there is no FFmpeg that it can load
+    VideoDecoder = None
+    MISSING.append(f"torchcodec is not measured: {str(error).strip().splitlines()[0]}")
 
 Frames = npt.NDArray[np.uint8]
 Method = Callable[[Path, Sequence[int]], Frames]
 
 FRAMES, WANTED, STRIDE = 300, 16, 4
-# Mean difference of pixel values at which decord's frames count as the same; neighbouring frames differ by more.
+# Mean difference of pixel values at which frames of a peer count as the same; neighbouring frames differ by more.
 NEAR = 3.0
+PEERS = ("decord", "torchcodec")
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,11 @@ def read_decord(path: Path, indices: Sequence[int], *, own_threads: bool) -> Fra
     return reader.get_batch(list(indices)).asnumpy()
 
 
+def read_torchcodec(path: Path, indices: Sequence[int], *, own_threads: bool) -> Frames:
+    decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=0 if own_threads else 1)
+    return decoder.get_frames_at(list(indices)).data.numpy()
+
+
 def read_seek_each(path: Path, indices: Sequence[int]) -> Frames:
     """Seek to the key frame before each wanted frame and decode up to it."""
     frames: list[Frames] = []
@@ -162,24 +173,26 @@ def methods(options: argparse.Namespace) -> dict[str, Method]:
         chosen["seek for each"] = read_seek_each
     if decord is not None:
         chosen["decord"] = lambda path, indices: read_decord(path, indices, own_threads=own)
+    if VideoDecoder is not None:
+        chosen["torchcodec"] = lambda path, indices: read_torchcodec(path, indices, own_threads=own)
     return chosen
 
 
 def usable(chosen: dict[str, Method], path: Path, indices: Sequence[int]) -> dict[str, Method]:
-    """Check every method's frames; leave out, with the reason, a decord that cannot read the file."""
+    """Check every method's frames; leave out, with the reason, a peer that cannot read the file."""
     truth_THWC = decode_in_sequence(path, indices, to_end=True, own_threads=False)
     found = dict(chosen)
     for name, method in chosen.items():
         try:
             frames_THWC = method(path, indices)
-        except RuntimeError as error:  # decord's error class is one
-            if name != "decord":
+        except RuntimeError as error:  # the error class of both peers is one
+            if name not in PEERS:
                 raise
-            print(f"{path.name}: decord fails: {str(error).splitlines()[0]}")
+            print(f"{path.name}: {name} fails: {str(error).splitlines()[0]}")
             del found[name]
             continue
         away = float(np.abs(frames_THWC.astype(np.int16) - truth_THWC).mean())
-        if away > (NEAR if name == "decord" else 0):
+        if away > (NEAR if name in PEERS else 0):
             raise SystemExit(f"{name} gives other pixels than a full decode on {path.name}: {away:.2f} away on average")
     return found
 
@@ -199,8 +212,8 @@ def main() -> None:
 
     print(describe_machine().line())
     print("threads: one for emim, " + ("the others as they like" if options.own_threads else "one for the others"))
-    if NO_DECORD:
-        print(NO_DECORD)
+    for line in MISSING:
+        print(line)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,9 @@ def add(text: str) -> None:
     parts.append(text)
 
 
-def text(x: float, y: float, words: str, *, size: int = 14, colour: str = INK, anchor: str = "middle", **style: str) -> None:
+def text(
+    x: float, y: float, words: str, *, size: int = 14, colour: str = INK, anchor: str = "middle", **style: str
+) -> None:
     more = "".join(f' {name.replace("_", "-")}="{value}"' for name, value in style.items())
     add(f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{colour}" text-anchor="{anchor}"{more}>{words}</text>')
 
@@ -68,7 +70,7 @@ def main() -> None:
     width, height = 970, 410
     add(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        'font-family="system-ui, -apple-system, \'Segoe UI\', \'DejaVu Sans\', sans-serif">'
+        "font-family=\"system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif\">"
     )
     add("<title>EMIM: one affinity, used twice</title>")
     add("<defs>")
@@ -85,7 +87,6 @@ def main() -> None:
     grid(x, top, OBJECT, window=False)
     text(x + GRID_W * CELL / 2, low - 12, "frame t + 1")
     grid(x, low, {(c + MOVED[0], r + MOVED[1]) for c, r in OBJECT}, window=True)
-    right = x + GRID_W * CELL
 
     # Query and keys to the affinity.
     column, row = QUERY_AT

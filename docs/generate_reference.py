@@ -1,6 +1,6 @@
 """Write the reference pages of the documentation from the code: commands, recipe keys, recipes, Python API.
 
-`docs/hooks.py` calls `pages` while the site is built, so these pages are in no folder of the repository. To look at one:
+`docs/hooks.py` calls `pages` while the site is built, so these pages are not in the repository. To look at one:
 
     python docs/generate_reference.py reference/keys.md
 """
@@ -8,15 +8,14 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import griffe
 import yaml
-from pydantic import TypeAdapter
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -99,8 +98,8 @@ def commands_page() -> str:
         "",
         "Written from the parser of the command line. `emim COMMAND --help` prints the same.",
         "",
-        "Exit status: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted by Ctrl-C, 143 ended "
-        "by SIGTERM with the state saved. `--debug` shows the traceback of an error.",
+        "Exit status: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted by Ctrl-C, 143 "
+        "ended by SIGTERM with the state saved. `--debug` shows the traceback of an error.",
         "",
     ]
     for command, summary in _subcommands(parser):
@@ -138,7 +137,9 @@ def _command(parser: argparse.ArgumentParser, summary: str, level: int) -> list[
         lines += [f"| {_flags(action)} | {_cell(_help(parser, action))} |" for action in actions]
         lines.append("")
     if parser.epilog:
-        lines += [_text(parser.epilog), ""]
+        note, _, listed = parser.epilog.rpartition("examples:")
+        lines += [_text(note), ""] if note else []
+        lines += ["```bash", textwrap.dedent(listed.strip("\n")), "```", ""]
     for command, text in inner:
         lines += _command(command, text, level + 1)
     return lines
@@ -167,7 +168,9 @@ def _wrapped(usage: str, width: int = 100) -> list[str]:
 def _flags(action: argparse.Action) -> str:
     if not action.option_strings:
         name = action.metavar if isinstance(action.metavar, str) else action.dest
-        return f"`{name}`" + ("" if action.nargs is None else " (several)" if action.nargs in ("*", "+") else " (optional)")
+        return f"`{name}`" + (
+            "" if action.nargs is None else " (several)" if action.nargs in ("*", "+") else " (optional)"
+        )
     value = ""
     if action.nargs != 0:
         if isinstance(action.metavar, str):
@@ -199,91 +202,33 @@ def _cell(text: str) -> str:
 def keys_page(package: griffe.Module) -> str:
     """Every key of a recipe with its type, range, default and meaning."""
     from emim.training.config import RunConfig
+    from emim.training.recipe import describe_keys
 
-    schema = TypeAdapter(RunConfig).json_schema()
+    hints = get_type_hints(RunConfig)
     lines = [
         "# Recipe keys",
         "",
-        "Written from the configuration classes. A recipe is a YAML file with these keys; `emim train` takes overrides as "
-        "`section.key=value`, with the value in YAML. A key that a recipe leaves out has its default.",
+        "Written from the configuration classes. A recipe is a YAML file with these keys; `emim train` takes overrides "
+        "as `section.key=value`, with the value in YAML. A key that a recipe leaves out has its default. `emim config` "
+        "prints the same as YAML.",
         "",
+        *_KEYS_HEAD,
     ]
-    top = _docs(package, RunConfig)
-    hints = get_type_hints(RunConfig)
-    default = RunConfig()
-    lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
-    sections = []
-    for item in dataclasses.fields(RunConfig):
-        if dataclasses.is_dataclass(hints[item.name]):
-            sections.append(item.name)
-            continue
-        lines.append(_key_row(item.name, schema["properties"][item.name], getattr(default, item.name), top))
-    for section in sections:
-        cls = hints[section]
-        docs = _docs(package, cls)
-        properties = schema["$defs"][cls.__name__]["properties"]
-        summary = _class(package, cls).docstring
-        lines += ["", f"## {section}", "", summary.value.partition("\n\n")[0] if summary else "", ""]
-        lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
-        value = getattr(default, section)
-        for item in dataclasses.fields(cls):
-            if item.name in properties:
-                lines.append(_key_row(f"{section}.{item.name}", properties[item.name], getattr(value, item.name), docs))
+    section = ""
+    for key in describe_keys():
+        parent = key.key.rpartition(".")[0]
+        if parent != section:
+            section, cls = parent, hints[parent]
+            docstring = package[f"{cls.__module__}.{cls.__qualname__}".removeprefix("emim.")].docstring
+            summary = docstring.value.partition("\n\n")[0] if docstring else ""
+            lines += ["", f"## {section}", "", summary, "", *_KEYS_HEAD]
+        kind = f"{key.type}; {key.range}" if key.range else key.type
+        default = yaml.safe_dump(key.default, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+        lines.append(f"| `{key.key}` | {_cell(kind)} | `{default}` | {_cell(_text(key.description))} |")
     return "\n".join(lines) + "\n"
 
 
-def _class(package: griffe.Module, cls: type) -> griffe.Object | griffe.Alias:
-    return package[f"{cls.__module__}.{cls.__qualname__}".removeprefix("emim.")]
-
-
-def _docs(package: griffe.Module, cls: type) -> dict[str, str]:
-    """Meaning of each attribute, from the `Attributes` section of the docstring."""
-    docstring = _class(package, cls).docstring
-    if docstring is None:
-        return {}
-    found = {}
-    for section in docstring.parse("google"):
-        if section.kind is griffe.DocstringSectionKind.attributes:
-            for item in section.value:
-                found.update(dict.fromkeys(item.name.split(", "), " ".join(item.description.split())))
-    return found
-
-
-def _key_row(key: str, schema: Mapping[str, Any], default: Any, docs: Mapping[str, str]) -> str:
-    meaning = docs.get(key.rpartition(".")[2], "")
-    plain = list(default) if isinstance(default, tuple) else dict(default) if isinstance(default, Mapping) else default
-    text = yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("...\n").strip()
-    return f"| `{key}` | {_cell(_type(schema))} | `{text}` | {_cell(_text(meaning))} |"
-
-
-def _type(schema: Mapping[str, Any]) -> str:
-    """A JSON schema in words."""
-    if "anyOf" in schema:
-        return " or ".join(_type(option) for option in schema["anyOf"])
-    if "const" in schema:
-        return f"`{schema['const']}`"
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    kind = schema.get("type")
-    if kind == "array":
-        if "prefixItems" in schema:
-            inner = [_type(item) for item in schema["prefixItems"]]
-            return f"list of {len(inner)}: {inner[0]}" if len(set(inner)) == 1 else f"list: {'; '.join(inner)}"
-        return f"list of {_type(schema.get('items', {}))}"
-    if kind == "object":
-        return "mapping"
-    words = {"integer": "integer", "number": "number", "boolean": "`true`, `false`", "string": "text", "null": "`null`"}
-    limits = [
-        f"{word} {schema[name]:g}"
-        for name, word in (
-            ("minimum", "at least"),
-            ("exclusiveMinimum", "above"),
-            ("maximum", "at most"),
-            ("exclusiveMaximum", "below"),
-        )
-        if name in schema
-    ]
-    return " ".join([words.get(str(kind), "any"), ", ".join(limits)]).strip()
+_KEYS_HEAD = ("| key | type and range | default | meaning |", "|---|---|---|---|")
 
 
 # Recipes
@@ -336,7 +281,9 @@ def api_page(package: griffe.Module, room: str) -> str:
     lines = [f"# {title}", "", text, ""]
     shown: set[str] = set()
     top = {_real(package[name]).path.rpartition(".")[0] for name in _exports(package) if not name.startswith("__")}
-    for module in sorted(_modules(package[room]), key=lambda module: module.path not in top and module.path != f"emim.{room}"):
+    for module in sorted(
+        _modules(package[room]), key=lambda module: module.path not in top and module.path != f"emim.{room}"
+    ):
         found = [_member(module, name) for name in _exports(module)]
         new = [member for member in found if member is not None and _real(member).path not in shown]
         if not new:

@@ -49,17 +49,16 @@ def _to_pages(markdown: str) -> str:
     return re.sub(r"\]\(([^):]+)\.ipynb\)", r"](\1.md)", markdown)
 
 
-_FORMULA = re.compile(
-    r'<(?P<tag>div|span) class="arithmatex">\\(?:\[|\()(?P<tex>.*?)\\(?:\]|\))</(?P=tag)>', re.DOTALL
-)
+_FORMULA = re.compile(r'<(?P<tag>div|span) class="arithmatex">\\(?:\[|\()(?P<tex>.*?)\\(?:\]|\))</(?P=tag)>', re.DOTALL)
 
 
 def on_page_content(text: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Write formulas as MathML, which browsers draw without a script."""
 
     def formula(match: re.Match[str]) -> str:
-        display = "block" if match["tag"] == "div" else "inline"
-        return f'<{match["tag"]} class="formula">{convert(html.unescape(match["tex"]).strip(), display=display)}</{match["tag"]}>'
+        tag = match["tag"]
+        mathml = convert(html.unescape(match["tex"]).strip(), display="block" if tag == "div" else "inline")
+        return f'<{tag} class="formula">{mathml}</{tag}>'
 
     return _FORMULA.sub(formula, text)
 
@@ -72,7 +71,9 @@ def notebook_page(path: Path) -> str:
         if cell["cell_type"] == "markdown":
             parts.append(_to_pages(source))
             if source.startswith("# "):
-                parts.append(f"*This page is a notebook: [{path.name}]({path.name}). Its outputs are stored as they came.*")
+                parts.append(
+                    f"*This page is a notebook: [{path.name}]({path.name}). Its outputs are stored as they came.*"
+                )
         elif source.strip():
             parts.append(f"```python\n{source}\n```")
             parts += [_output(output) for output in _joined(cell["outputs"])]
@@ -97,7 +98,8 @@ def _output(output: dict[str, Any]) -> str:
     if "text/html" in data:
         return f'<div class="output">{"".join(data["text/html"])}</div>'
     if "image/png" in data:
-        return f'<div class="output"><img alt="output of the cell above" src="data:image/png;base64,{data["image/png"].strip()}"></div>'
+        source = f"data:image/png;base64,{data['image/png'].strip()}"
+        return f'<div class="output"><img alt="output of the cell above" src="{source}"></div>'
     return _as_text("".join(data.get("text/plain", [])))
 
 

@@ -173,7 +173,7 @@ def broadcast(name: str, value: str | None) -> str:
         if value is not None:
             os.environ[name] = value
         elif name not in os.environ:
-            raise ConfigError("runs on several machines are started with torchrun or Slurm; see docs/scaling.md")
+            raise ConfigError("runs on several machines are started with torchrun or Slurm; see docs/guides/scaling.md")
         return os.environ[name]
     env = _environment()
     if env.world_size() == 1:

@@ -119,7 +119,7 @@ def test_generate_and_its_manifest(emim_command: Command, tmp_path: Path) -> Non
         (["predict", "empty"], "empty: no videos in this folder"),
         (["predict", "text.mp4"], "text.mp4"),
         (["predict", "text.mp4", "--checkpoint", "nowhere.safetensors"], "nowhere.safetensors: no such checkpoint"),
-        (["predict", "text.mp4", "--checkpoint", "text.mp4"], "text.mp4: not a readable safetensors file"),
+        (["predict", "text.mp4", "--checkpoint", "text.mp4"], "text.mp4: a trained model is a .safetensors file"),
         (["test", "bundled", "--data", "nowhere"], "nowhere"),
         (["test", "bundled", "--data", "empty"], "empty"),
         (["train", "empty"], "empty"),

@@ -74,12 +74,10 @@ def test_old_keys_are_one_line_of_warning(emim_command: Command) -> None:
     ("words", "message"),
     [
         (["config", "nowhere"], "no recipe file nowhere"),
-        (["config", "x" * 5000], "no recipe file xxx"),
         (["config", "preprocesing.size=64"], "did you mean 'preprocessing.size'"),
         (["config", "xyz=64"], "unknown key 'xyz'; `emim config` prints all keys"),
         (["train", "demo", "name=../../x"], "name: must be the name of one folder"),
         (["train", "demo", "data.path=" + "x" * 5000], "data.path: must be a path, but is too long for one"),
-        (["train", "x" * 5000], "no recipe file xxx"),
         (["train", "demo", "x" * 5000 + "=1"], "unknown key 'xxx"),
         (["train", "demo", "trainer.max_minutes=1e400"], "trainer.max_minutes: input should be a finite number"),
         (["train", "demo", "trainer.epochs=" + "9" * 5000], "a number beyond 64 bits"),
@@ -87,7 +85,7 @@ def test_old_keys_are_one_line_of_warning(emim_command: Command) -> None:
         (["train", "deep.yaml"], "deep.yaml: not valid YAML (nested more than 20 deep"),
         (["train", "twice.yaml"], "twice.yaml: not valid YAML (key 'name' is given twice"),
         (["train", "bytes.yaml"], "bytes.yaml: cannot be read"),
-        (["train", "--resume", "x" * 5000], "not a run folder, no such folder exists"),
+        (["train", "--resume", "nowhere"], "nowhere: not a run folder, no such folder exists"),
         (["train", "demo", "--optim.lr"], "--optim.lr needs a value"),
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(value)[:40],
@@ -109,6 +107,13 @@ def test_errors_are_one_line(
     assert "unexpected" not in line
     assert len(line) < 1000
     assert sorted(tmp_path.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("words", [["config"], ["train"], ["train", "--resume"]], ids=" ".join)
+def test_names_that_no_file_can_have_are_wrong_usage(emim_command: Command, words: list[str]) -> None:
+    result = emim_command(*words, "x" * 5000)
+    assert result.status == 2
+    assert "file name too long (5000 characters)" in result.err
 
 
 def test_messages_of_the_package_are_plain_lines_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

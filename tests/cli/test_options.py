@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from conftest import CommandResult
 from emim.cli.main import build_parser, parse
-from emim.cli.options import OPTIONS, Numbers, Real, Renamed, Whole, device, file_path, find_old_json
+from emim.cli.options import OPTIONS, Numbers, Real, Renamed, Whole, device, file_path, find_old_json, host_name, names
 
 Command = Callable[..., CommandResult]
 
@@ -296,6 +296,10 @@ def test_a_long_value_is_shortened_in_the_message(emim_command: Command) -> None
         (Numbers(1, 8), "1,2", [1, 2]),
         (Numbers(1, 8), "1,,2", "must be whole numbers of at least 1"),
         (device, "cuda:3", "cuda:3"),
+        (host_name, "::1", "::1"),
+        (host_name, "h" * 70, "cannot be a host name"),
+        (host_name, "é" * 70 + ".example", "cannot be a host name"),
+        (names, "n" * 600, "must be at most 500 characters"),
         (device, "cuda:x", "must be auto, cpu, cuda or cuda:N, got 'cuda:x'"),
         (file_path, "a/b", Path("a/b")),
         (file_path, "a" * 300, "file name too long (300 characters)"),
@@ -450,9 +454,9 @@ def test_a_full_disk_is_one_line(emim_command: Command, tmp_path: Path) -> None:
     assert result.status == 1
     assert result.err == "emim models: /dev/full: cannot be written (No space left on device)\n"
     assert Path("/dev/full").is_char_device()
-    code = f"{sys.executable} -m emim models --json > /dev/full"
+    code = f"{sys.executable} -m emim completion bash > /dev/full"
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "emim models: standard output: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "emim completion: standard output: No space left on device\n")
 
 
 def test_json_goes_into_pipes_and_through_links_and_leaves_devices_alone(emim_command: Command, tmp_path: Path) -> None:
@@ -466,41 +470,72 @@ def test_json_goes_into_pipes_and_through_links_and_leaves_devices_alone(emim_co
     assert Path("/dev/null").is_char_device()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("bench", "op", "--quick", "--frames", "100000", "--heads", "1000"), "not enough memory"),
+        (("predict", "\udcff.mp4"), "no such file"),
+        (("generate", "clips", "--clips-per-class", f"{'a' * 300}=1"), "file name too long"),
+        (("generate", "clips", "--clips-per-class", f"a={'9' * 5000}"), "must be SPLIT=CLIPS"),
+        (("train", "demo", f"trainer.epochs={'9' * 5000}"), "trainer.epochs"),
+        (("train", "demo", "optim.lr=" + "[" * 5000), "optim.lr"),
+        (("train", "demo", f"data.path={'a' * 300}"), "data.path"),
+        (("config", "demo", "a\0b=1"), "unknown key"),
+        (("stream", "rtsp://["), "cannot be opened"),
+        (("stream", "x://\0"), "unknown kind of address"),
+        (("doctor", "clips.csv", "--quarantine", "clips.csv/x.csv"), "a part of its path is a file"),
+    ],
+)
+def test_hostile_values_that_a_command_finds_are_one_line(
+    emim_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("clips.csv").write_text("path,label\na.mp4,x\n")
+    result = emim_command(*words)
+    assert result.status == 1
+    assert result.out == ""
+    last = result.err.splitlines()[-1]
+    assert message in last
+    assert last.startswith(f"emim {words[0]}: ")
+    assert "unexpected" not in last
+    assert len(last) < 1000
+
+
+SHOW = """
+import sys
+from emim.cli.console import print_table, progress_bar
+
+with progress_bar("writing clips", 2) as progress:
+    progress(1, 2)
+print_table("Results", ("class", "accuracy"), [("left", "90.0 %")])
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
-@pytest.mark.parametrize("no_color", [False, True])
-def test_no_color_and_no_escapes_outside_a_terminal(tmp_path: Path, no_color: bool) -> None:
+def test_no_color_and_no_escapes_outside_a_terminal() -> None:
     import pty
 
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
-    environment.pop("NO_COLOR", None)
-    if no_color:
-        environment["NO_COLOR"] = "1"
-    command = [
-        sys.executable,
-        "-m",
-        "emim",
-        "generate",
-        str(tmp_path / "clips"),
-        "--clips-per-class",
-        "a=1",
-        "--frames",
-        "2",
-    ]
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [*command, "--workers", "1"], stdout=subprocess.PIPE, stderr=theirs, env=environment
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        try:
-            while part := os.read(ours, 65536):
-                shown += part
-        except OSError:  # the end of a pseudo terminal whose other side was closed
-            pass
-        assert process.stdout is not None
-        out = process.stdout.read()
-    os.close(ours)
-    assert process.returncode == 0
-    assert b"writing clips" in shown
-    assert bool(re.search(rb"\x1b\[[0-9;]*(3[0-8]|9[0-7])", shown)) != no_color
-    assert b"\x1b" not in out
+    for no_color in (False, True):
+        environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+        environment.pop("NO_COLOR", None)
+        if no_color:
+            environment["NO_COLOR"] = "1"
+        ours, theirs = pty.openpty()
+        with subprocess.Popen(
+            [sys.executable, "-c", SHOW], stdout=subprocess.PIPE, stderr=theirs, env=environment
+        ) as process:
+            os.close(theirs)
+            shown = b""
+            try:
+                while part := os.read(ours, 65536):
+                    shown += part
+            except OSError:  # the end of a pseudo terminal whose other side was closed
+                pass
+            assert process.stdout is not None
+            out = process.stdout.read()
+        os.close(ours)
+        assert process.returncode == 0
+        assert b"writing clips" in shown
+        assert bool(re.search(rb"\x1b\[[0-9;]*(3[0-8]|9[0-7])", shown)) != no_color
+        assert b"90.0 %" in out
+        assert b"\x1b" not in out

@@ -221,7 +221,7 @@ def test_a_run_of_which_only_the_configuration_is_left(emim_command: Command, tr
 
 
 @pytest.mark.parametrize(
-    ("weight", "why"), [(torch.nan, "head.weight holds NaN or Inf"), (3e38, "logits for this clip")]
+    ("weight", "why"), [(torch.nan, "head.weight holds NaN or Inf"), (3e38, "logits for this video")]
 )
 def test_a_run_that_diverged(emim_command: Command, trained: Path, tmp_path: Path, weight: float, why: str) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))

@@ -78,6 +78,7 @@ def test_the_report_holds_what_the_figures_depend_on(
     assert report["checkpoint"] == str(model)
     assert report["fingerprint"]["num_clips"] == report["clips"] == 22
     assert (report["precision"], report["processes"], report["split"]) == ("32-true", 1, "test")
+    assert report["batch_size"] == 8
     assert {"emim", "torch"} <= set(report["machine"]["versions"])
     assert report["clips_per_second"] == pytest.approx(22 / report["seconds"], rel=0.1)
     low, high = report["top1_95_wilson"]
@@ -211,7 +212,8 @@ def test_gpus_that_are_not_there_are_named(emim_command: Command, many_classes: 
     words = ["--devices", 1000] if torch.cuda.is_available() else ["--device", "cuda"]
     result = emim_command("test", many_classes, "--data", generated, *words)
     assert result.status == 1
-    assert "were asked for, but" in result.err.splitlines()[-1]
+    expected = "devices=1000, but this machine" if torch.cuda.is_available() else "--device cuda: PyTorch finds no GPU"
+    assert expected in result.err.splitlines()[-1]
 
 
 class Shared:

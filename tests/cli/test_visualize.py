@@ -45,7 +45,7 @@ def test_a_trained_model_draws_arrows_into_a_gif(
     [
         (("-o", "out.avi"), "out.avi: name the output .mp4 or .gif"),
         (("-o", "out.mp4", "--block", "blocks3.1.attn"), "no EMIM block 'blocks3.1.attn'; did you mean"),
-        (("-o", "out.mp4", "--head", "9"), "has the heads 0 to 2, so none of number 9"),
+        (("-o", "out.mp4", "--head", "9"), "has the heads 0 to 2, got head 9"),
     ],
 )
 def test_wrong_words_are_one_line(

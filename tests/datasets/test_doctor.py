@@ -15,8 +15,8 @@ from PIL import Image
 from emim.data.folder import load_clips
 from emim.data.manifest import explain_missing, read_manifest
 from emim.data.video.full_decode import FullDecode
-from emim.datasets.doctor import DoctorReport, examine, list_videos, summary_statistics
-from emim.datasets.video_check import check_video
+from emim.datasets.doctor import ADVICE, DoctorReport, examine, list_videos, summary_statistics
+from emim.datasets.video_check import check_video, loss_finding
 from emim.errors import ConfigError, DataError
 from emim.isolation import WorkerLoss, run_isolated
 
@@ -213,6 +213,30 @@ def test_a_crash_or_a_hang_costs_one_item_only() -> None:
     assert found["hang"] == "took longer than 0.5 s"
     assert found["leave"] == "its process crashed (exit status 7)"
     assert "crashed" in found["crash"]
+
+
+def test_a_video_that_takes_too_long_is_not_called_damaged(tmp_path: Path) -> None:
+    path = vf.encode(tmp_path / "long.mp4", "mpeg4", count=1500, size=(120, 160), gop_size=12)
+    report = examine(list_videos(tmp_path), workers=1, time_limit=lambda path: 1e-4)
+    (problem,) = report.problems
+    assert (problem.path, problem.kind, problem.severity) == (path, "too slow", "error")
+    assert problem.reason == "was given up: decoding it took longer than 0.0001 s"
+    assert "need not be damaged" in problem.advice
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind", "reason"),
+    [
+        (WorkerLoss("took more processor time than its limit", "time"), "too slow", "decoding it took more processor"),
+        (WorkerLoss("needs more memory than its limit", "memory"), "unreadable", "it, its process needs more memory"),
+        (WorkerLoss("its process crashed (SIGSEGV)"), "unreadable", "while decoding it, its process crashed (SIGSEGV)"),
+    ],
+)
+def test_lost_processes_in_words(loss: WorkerLoss, kind: str, reason: str) -> None:
+    finding = loss_finding(loss)
+    assert finding.kind == kind
+    assert reason in finding.reason
+    assert finding.kind in ADVICE
 
 
 def test_no_items_and_no_workers() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emim.motion.drawing import draw, draw_arrows, draw_colours, fitted_text, resized, text_font
-from emim.motion.sheet import draw_sheet
+from emim.motion.explanation import draw_sheet
 
 GREY = np.full((120, 160, 3), 128, dtype=np.uint8)
 

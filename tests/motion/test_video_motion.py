@@ -108,7 +108,7 @@ def test_a_gif_leaves_frames_out_and_loops(model: torch.nn.Module, clip: Path, t
 def test_errors_name_the_value(model: torch.nn.Module, clip: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"out\.avi: name the output \.mp4 or \.gif"):
         animate(model, PRE, clip, tmp_path / "out.avi")
-    with pytest.raises(ConfigError, match="heads 0 to 2, so none of number 7"):
+    with pytest.raises(ConfigError, match="heads 0 to 2, got head 7"):
         animate(model, PRE, clip, tmp_path / "out.mp4", options=FieldOptions(head=7))
     with pytest.raises(UnknownNameError, match="no EMIM block"):
         animate(create_model("uniformer_tiny", 3), PRE, clip, tmp_path / "out.mp4")

@@ -20,7 +20,6 @@ from emim.evaluation.testing import TestResult, summarise, wilson_interval
 from emim.report.charts import Line, heat_map, labels, line_chart, mean_interval, round_scale, whisker_chart
 from emim.report.formatting import count, duration, points, size
 from emim.report.measurement import Measurement
-from emim.report.own_clips import validation_clips
 from emim.report.report import choose_clips
 from emim.report.tables import (
     changed_settings,
@@ -32,7 +31,7 @@ from emim.report.tables import (
     remarks_on_clips,
 )
 from emim.training.recipe import load_recipe
-from emim.training.run_folder import History, read_history, read_run, subsample
+from emim.training.run_folder import History, read_history, read_run, subsample, validation_clips
 
 LOG = """epoch,lr,step,train_loss_epoch,train_loss_step,val_loss,val_top1
 0,0.001,9,,2.5,,
@@ -86,7 +85,7 @@ def test_a_first_epoch_that_has_not_ended_is_counted_in_steps() -> None:
     assert history.series("lr") == ((10.0, 0.1), (20.0, 0.2))
 
 
-def test_long_series_are_thinned_to_means() -> None:
+def test_long_series_are_subsampled_to_means() -> None:
     series = tuple((float(x), float(x % 2)) for x in range(1000))
     short = subsample(series, 100)
     assert len(short) == 100
@@ -112,6 +111,16 @@ def test_a_finished_run_lacks_nothing(trained: Path) -> None:
 def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"not a run folder, it has no config\.yaml"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "[" * 9999, '{"train": NaN'])
+def test_a_record_that_cannot_be_read_is_named(trained: Path, tmp_path: Path, content: str) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    (folder / "data.json").write_text(content)
+    run = read_run(folder)
+    (gap,) = run.gaps
+    assert gap.startswith("data.json ")
+    assert run.data == {}
 
 
 def test_what_a_run_lacks_is_named(trained: Path, tmp_path: Path) -> None:
@@ -187,12 +196,12 @@ def _names(root: Path) -> list[str]:
     return [path.name for path in (root / "train").iterdir()]
 
 
-def test_where_there_are_none_it_is_said_what_to_give(generated: Path, tmp_path: Path) -> None:
+def test_without_validation_clips_the_error_says_why(generated: Path, tmp_path: Path) -> None:
     names = sorted(_names(generated))
     nothing_held_out = load_recipe(None, [f"data.path={generated / 'train.csv'}", "data.val_share=0"])
-    with pytest.raises(DataError, match="held out no clips for validation; give labelled clips with --data"):
+    with pytest.raises(DataError, match="held out no clips for validation"):
         validation_clips(nothing_held_out, names)
-    with pytest.raises(DataError, match=r"cannot load the run's validation clips .*--data"):
+    with pytest.raises(DataError, match=r"cannot load the run's validation clips .*gone"):
         validation_clips(load_recipe(None, [f"data.path={tmp_path / 'gone'}"]), names)
 
 

@@ -118,8 +118,8 @@ def test_asked_to_end_it_saves_and_says_how_to_go_on(
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "asked to end; the state is saved at step" in told
-    assert f"go on with: emim train --resume {run}" in told
+    assert "stopped by SIGTERM at step" in told
+    assert f"continue with: emim train --resume {run}" in told
     if processes == 1:
         assert process.returncode == 128 + signal.SIGTERM
         assert "Traceback" not in told
@@ -179,6 +179,8 @@ def test_a_state_holds_plain_values_and_tensors_alone(generated: Path, tmp_path:
     path = trained_here(generated, tmp_path, "trainer.epochs=1", "trainer.precision=bf16-mixed") / STATE_FILE
     stored = torch.load(path, weights_only=True)
     assert {"state_dict", "optimizer_states", "loops", "callbacks", "averaging_state"} <= stored.keys()
+    # Names by which version 0.1 saved the states of its callbacks, whose runs can be resumed.
+    assert {"TellValidation", "SaveState"} <= stored["callbacks"].keys()
 
 
 BROKEN_STATES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {

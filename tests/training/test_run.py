@@ -310,4 +310,6 @@ def test_wrong_settings_are_named(generated: Path, tmp_path: Path) -> None:
         quick(generated, tmp_path, "preprocessing.num_frames=100000")
     with pytest.raises(ConfigError, match="not a run folder"):
         resume(tmp_path, [])
+    with pytest.raises(ConfigError, match=r"^x{100}\.\.\.: not a run folder, no such folder exists$"):
+        resume(Path("x" * 5000), [])
     assert not (tmp_path / "run").exists()  # nothing was made by what failed before it started

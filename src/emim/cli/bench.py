@@ -14,12 +14,14 @@ from emim.cli.options import (
     SETTINGS,
     Numbers,
     Real,
+    Whole,
     add_option,
     add_renamed,
     add_result_options,
     examples,
     file_path,
     json_with_file,
+    names,
     shortened,
 )
 from emim.errors import ConfigError
@@ -28,6 +30,20 @@ if TYPE_CHECKING:
     from emim.bench.loader import LoaderReport
     from emim.bench.measuring import Report, Row, Settings
     from emim.bench.memory import PeakMemory
+
+__all__ = [
+    "add_common",
+    "add_parser",
+    "add_peers",
+    "dtypes",
+    "mebibytes",
+    "milliseconds",
+    "numbers",
+    "print_report",
+    "print_surroundings",
+    "settings_of",
+    "times",
+]
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
@@ -56,6 +72,8 @@ _MOVED = ("model", "train", "scaling", "predict")
 
 _COUNTS = Numbers(0, 1024)
 
+_SIZE = Whole(1, 100_000)
+
 _SIZES = (
     ("batch", "clips", 1),
     ("heads", "attention heads", 5),
@@ -82,7 +100,7 @@ def _add_op_parser(parts: SubParsers, common: argparse.ArgumentParser) -> None:
     )
     for name, meaning, default in _SIZES:
         parser.add_argument(
-            f"--{name}", type=POSITIVE, metavar="N", default=default, help=f"{meaning} (default: {default})"
+            f"--{name}", type=_SIZE, metavar="N", default=default, help=f"{meaning} (default: {default})"
         )
     add_option(parser, "--frames", "default: 16", default=16)
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="number format (default: float32)")
@@ -267,7 +285,7 @@ def add_common(parser: argparse.ArgumentParser, *, repeats: tuple[int, int], war
 def add_peers(parser: argparse.ArgumentParser) -> None:
     """The option that chooses candidates."""
     parser.add_argument(
-        "--peers", type=names, metavar="NAME,NAME,...",
+        "--peers", type=peer_names, metavar="NAME,NAME,...",
         help="candidates to run beside the one that all are compared with (default all; a wrong name lists them)",
     )  # fmt: skip
 
@@ -285,8 +303,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return Settings(repeats, args.warmup, args.threads or torch.get_num_threads(), device)
 
 
-def names(text: str) -> list[str] | None:
-    """An argument that is a list of names, or "all"."""
+def peer_names(text: str) -> list[str] | None:
+    """Argument type: names of candidates, or "all"."""
+    names(text)
     listed = [name.strip() for name in text.split(",") if name.strip()]
     if not listed:
         raise argparse.ArgumentTypeError("must be names with commas between, or all")
@@ -298,7 +317,7 @@ numbers = Numbers(1, 1_000_000)
 
 
 def dtypes(text: str) -> Sequence[str]:
-    """An argument that is a list of number formats."""
+    """Argument type: a list of number formats."""
     listed = [name.strip() for name in text.split(",")]
     if unknown := [name for name in listed if name not in DTYPES]:
         raise argparse.ArgumentTypeError(f"known are {', '.join(DTYPES)}, got {unknown[0]!r}")

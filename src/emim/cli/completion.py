@@ -10,6 +10,8 @@ from emim.cli.console import SubParsers
 from emim.cli.options import examples
 from emim.errors import ConfigError
 
+__all__ = ["add_parser", "recipe_names", "run"]
+
 _SHELLS = ("bash", "zsh", "tcsh", "fish")
 
 

@@ -11,6 +11,8 @@ from emim.cli.options import add_result_options, complete, examples, path_text, 
 from emim.errors import ConfigError
 from emim.utils import atomic_write, is_file, is_folder
 
+__all__ = ["add_parser", "config_text", "run", "split_overrides"]
+
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     """Add the command."""

@@ -17,6 +17,23 @@ from emim import utils as files
 from emim.distributed import process_rank
 from emim.errors import ConfigError
 
+__all__ = [
+    "JsonLines",
+    "SubParsers",
+    "check_folder",
+    "complain",
+    "give_result",
+    "percent",
+    "print_json",
+    "print_table",
+    "progress_bar",
+    "report",
+    "say",
+    "set_up_logging",
+    "warn",
+    "write_json",
+]
+
 # Seconds that the other processes wait for the first one to print an error: launchers end it once another has failed.
 _TIME_TO_SAY_IT = 2.0
 
@@ -237,6 +254,8 @@ def check_folder(path: Path | None) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{path}: cannot be written (a part of its path is a file, not a folder)") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
     if path.is_dir():

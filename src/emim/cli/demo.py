@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from emim.inference.recogniser import Recogniser
     from emim.report import Measurement
 
+__all__ = ["add_parser", "run"]
+
 _CLIPS_PER_CLASS = {"train": 80, "test": 20}
 _SIZE = 80
 _CLIPS_SHOWN = 4

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from emim.evaluation.diagnosis import Diagnosis
     from emim.evaluation.diagnosis.statistics import Interval
 
+__all__ = ["add_parser", "run"]
+
 _TITLES = {
     "as_is": "as they are",
     "frozen": "frozen",

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from emim.data.manifest import ClipList
     from emim.datasets.doctor import DoctorReport
 
+__all__ = ["add_parser", "run"]
+
 _MAX_ROWS = 40
 _WIDTH = 110
 _SPLIT_NAMES = frozenset({"train", "val", "validation", "test"})

@@ -17,6 +17,8 @@ from emim.cli.options import (
 )
 from emim.errors import ConfigError
 
+__all__ = ["add_parser", "run"]
+
 _MOST_CLIPS = 1_000_000
 
 

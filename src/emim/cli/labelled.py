@@ -27,6 +27,21 @@ if TYPE_CHECKING:
     from emim.inference.scoring import ScoringOptions
     from emim.precision import Precision
 
+__all__ = [
+    "add_clip_options",
+    "add_columns_option",
+    "add_running_options",
+    "circumstances",
+    "find_clips",
+    "find_precision",
+    "find_processes",
+    "find_scoring",
+    "no_progress",
+    "silent",
+    "tell_of_missing",
+    "views_text",
+]
+
 
 def add_clip_options(parser: argparse.ArgumentParser) -> None:
     """The network, the clips and their views."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,8 @@ from emim.cli.options import SETTINGS, add_common, find_old_json
 from emim.distributed import is_first
 from emim.errors import EmimError, PreemptedError
 
+__all__ = ["build_parser", "main", "parse"]
+
 _GROUPS: Mapping[str, Sequence[ModuleType]] = {
     "start": (demo,),
     "train and evaluate": (train, test, diagnose, report),
@@ -50,6 +53,8 @@ examples:
   emim train my_clips/                  (train/<class>/*.mp4)
   emim test runs/my_clips/model.safetensors --data my_clips/
 """
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_NO_MEMORY = "not enough memory; smaller sizes, a smaller batch or fewer workers need less"
 _LONGEST = 400
 """Characters of an unexpected error's text that are printed."""
 
@@ -170,14 +175,16 @@ def _run(args: argparse.Namespace) -> int:
         _discard_output()
         return 1
     except OSError as error:
-        if _output_fails():
+        if error.filename is None and error.errno in _FULL and _output_fails():
             return _fail(args, f"standard output: {error.strerror}")
         return _fail(args, _system_error(error))
     except RecursionError:
         return _fail(args, "the input is nested too deeply; run again with --debug for the place")
     except MemoryError:
-        return _fail(args, "not enough memory; a smaller --batch-size, --size or fewer --workers need less")
+        return _fail(args, _NO_MEMORY)
     except Exception as error:
+        if re.search(r"out of memory|allocate memory", str(error)):  # of the CPU in PyTorch: a RuntimeError
+            return _fail(args, _NO_MEMORY)
         text = " ".join(str(error).split())[:_LONGEST]
         return _fail(args, f"unexpected {type(error).__name__}: {text}; run again with --debug for the traceback")
     return status
@@ -200,9 +207,9 @@ def _discard_output() -> None:
 
 
 def _output_fails() -> bool:
-    """Check if standard output cannot be written, on a full disk for instance; then nothing more is tried."""
+    """Check if standard output cannot be written; if so, nothing more is written to it."""
     try:
-        sys.stdout.flush()
+        print(flush=True)
     except OSError:
         _discard_output()
         return True

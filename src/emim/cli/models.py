@@ -8,6 +8,8 @@ from typing import Any
 from emim.cli.console import SubParsers, check_folder, give_result, print_table
 from emim.cli.options import add_result_options, examples
 
+__all__ = ["add_parser", "run"]
+
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(

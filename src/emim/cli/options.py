@@ -27,8 +27,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+__all__ = [
+    "NATURAL",
+    "OPTIONS",
+    "POSITIVE",
+    "PRECISION_FOR_SPEED",
+    "PRECISION_FOR_TESTS",
+    "SECONDS",
+    "SETTINGS",
+    "SHARE",
+    "Numbers",
+    "Real",
+    "Renamed",
+    "Whole",
+    "add_checkpoint",
+    "add_common",
+    "add_device_options",
+    "add_option",
+    "add_renamed",
+    "add_result_options",
+    "add_view_options",
+    "complete",
+    "device",
+    "examples",
+    "file_path",
+    "find_old_json",
+    "json_with_file",
+    "path_text",
+    "shortened",
+]
+
 _SHOWN = 40
 """Characters of a wrong value that a message quotes."""
+
+_LONGEST_NAMES = 500
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
@@ -150,6 +182,22 @@ def file_path(text: str) -> Path:
     return Path(path_text(text))
 
 
+def host_name(text: str) -> str:
+    """Argument type: a host name or address."""
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        raise argparse.ArgumentTypeError(f"cannot be a host name, got {shortened(text)}") from None
+    return text
+
+
+def names(text: str) -> str:
+    """Argument type: a list of names, which is read later; of a length that a message can quote."""
+    if len(text) > _LONGEST_NAMES:
+        raise argparse.ArgumentTypeError(f"must be at most {_LONGEST_NAMES} characters, got {shortened(text)}")
+    return text
+
+
 def device(text: str) -> str:
     """Argument type: where the network runs."""
     if not _DEVICE.fullmatch(text):
@@ -213,7 +261,7 @@ OPTIONS: Mapping[str, Option] = _table(
     Option(
         ("--columns",),
         "which column of a manifest holds what, such as path=video_path,label=class",
-        {"metavar": "ROLE=COLUMN,..."},
+        {"type": names, "metavar": "ROLE=COLUMN,..."},
     ),
     Option(("--split",), "part of the data", {"choices": ("train", "val", "test", "all")}),
     Option(("--recipe",), "recipe file, or name of a recipe of the package", {"type": path_text}, "recipe"),

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from emim.inference.recogniser import Predictions, Recogniser
     from emim.precision import Precision
 
+__all__ = ["add_parser", "add_running_options", "find_device", "find_videos", "load_recogniser", "run", "show"]
+
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(

@@ -19,6 +19,8 @@ from emim.cli.options import (
 if TYPE_CHECKING:
     from emim.datasets.prepare import Prepared
 
+__all__ = ["add_parser", "run"]
+
 # Written out, because the registry needs an import that --help should not wait for.
 _NAMES = ("ssv1", "ssv2", "kinetics", "diving48", "ucf101", "hmdb51", "folder")
 
@@ -30,7 +32,8 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
         help="read a known data set's layout and write manifests",
         description=(
             "Read a data set as its provider distributes it, and write train.csv, val.csv or test.csv, classes.txt "
-            "and prepare.json (counts and missing files). docs/datasets.md lists the files that each data set needs."
+            "and prepare.json (counts and missing files). docs/guides/datasets.md lists the files that each data set "
+            "needs."
         ),
         epilog=examples(
             "emim prepare ssv2 ~/downloads/ssv2 -o data/ssv2",

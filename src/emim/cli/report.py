@@ -136,7 +136,7 @@ def _find_clips(
     args: argparse.Namespace, record: RunRecord, recogniser: Recogniser, gaps: list[str]
 ) -> ClipList | None:
     """The clips of --data, whose errors end the command; otherwise those of the run, if they can be loaded."""
-    from emim.report.own_clips import validation_clips
+    from emim.training.run_folder import validation_clips
 
     if args.data is not None:
         _, clip_list = find_clips(args, recogniser)
@@ -146,7 +146,10 @@ def _find_clips(
         try:
             clip_list = validation_clips(record.config, recogniser.classes)
         except DataError as error:
-            gaps.append(f"The network was not tested: {error}.")
+            gaps.append(
+                f"The network was not tested: {error}; give labelled clips with --data (a folder of classes, or a "
+                "manifest)."
+            )
             return None
     say(clip_list.note or f"{len(clip_list)} clips from {clip_list.source}")
     return clip_list

@@ -14,10 +14,13 @@ from emim.cli.options import (
     add_device_options,
     add_result_options,
     examples,
+    host_name,
 )
 from emim.cli.predict import load_recogniser
 from emim.environment import let_waiting_threads_sleep
 from emim.errors import ConfigError
+
+__all__ = ["add_parser", "run"]
 
 _PACKAGES = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 _NUMBERS = (
@@ -44,7 +47,10 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     )
     add_checkpoint(parser)
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
+        "--host",
+        type=host_name,
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1, this machine only)",
     )
     for name, limits, default, meaning in _NUMBERS:
         parser.add_argument(

@@ -23,8 +23,8 @@ from emim.cli.options import (
     add_result_options,
     complete,
     examples,
+    file_path,
     json_with_file,
-    path_text,
 )
 from emim.cli.predict import load_recogniser
 from emim.environment import let_waiting_threads_sleep, usable_cores
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from emim.inference.live.predictor import LivePrediction, LivePredictor, Summary
     from emim.inference.recogniser import Prediction
+
+__all__ = ["add_parser", "run"]
 
 
 _BAR_WIDTH = 12
@@ -221,7 +223,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 def _source(text: str) -> str:
     """Argument type: a file is checked for a possible name, an address may be of any length."""
-    return text if "://" in text else path_text(text)
+    return text if "://" in text else str(file_path(text))
 
 
 def run(args: argparse.Namespace) -> int:

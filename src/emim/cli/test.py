@@ -26,6 +26,8 @@ from emim.cli.options import add_result_options, complete, examples, file_path, 
 if TYPE_CHECKING:
     from emim.evaluation.testing import TestResult
 
+__all__ = ["add_parser", "print_result", "run"]
+
 _MOST_CLASSES = 30
 """Number of classes up to which their table is printed without --per-class."""
 

@@ -13,6 +13,8 @@ from emim.distributed import is_first
 from emim.errors import ConfigError
 from emim.utils import is_folder
 
+__all__ = ["add_parser", "run"]
+
 _DEFAULT_RECIPE = "finetune"
 
 

@@ -22,6 +22,8 @@ from emim.cli.options import (
 from emim.cli.predict import find_device
 from emim.environment import let_waiting_threads_sleep
 
+__all__ = ["add_parser", "run"]
+
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
@@ -31,7 +33,8 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
         description=(
             "Write a video with the displacement field of an EMIM block: arrows on the frame, and beside it the field "
             "in colours, whose hue is the direction and whose saturation is the length (the wheel in the corner). "
-            "These are the classifier's own features, not the output of an optical-flow network; see docs/motion.md."
+            "These are the classifier's own features, not the output of an optical-flow network; see "
+            "docs/guides/motion.md."
         ),
         epilog=examples(
             "emim visualize clip.mp4 -o motion.mp4",

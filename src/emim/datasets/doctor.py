@@ -18,7 +18,15 @@ from emim.data.class_list import composed
 from emim.data.manifest import ClipEntry, ClipList, explain_missing, format_moment, relative_path
 from emim.data.video import VIDEO_SUFFIXES
 from emim.data.video.frame_folder import is_frame_folder
-from emim.datasets.video_check import MAX_FPS, Finding, Severity, VideoCheck, VideoFacts, check_video
+from emim.datasets.video_check import (
+    MAX_FPS,
+    Finding,
+    Severity,
+    VideoCheck,
+    VideoFacts,
+    check_video,
+    loss_finding,
+)
 from emim.errors import ConfigError, DataError
 from emim.isolation import WorkerLoss, run_isolated
 
@@ -46,6 +54,7 @@ ADVICE: dict[str, str] = {
     "unreadable": "copy or download the file again, or leave it out",
     "truncated": "copy or download the file again, or leave it out",
     "damaged": "copy or download the file again; if that does not help, look at it and leave it out",
+    "too slow": "decode it on its own, or re-encode it to a smaller size; the file need not be damaged",
     "too short": "leave it out; a network for motion needs several frames",
     "range": "correct start and end in the manifest",
     "conflict": "look at the videos and keep the one with the right label",
@@ -281,7 +290,7 @@ class _Examination:
         """Report the problems found in decoding one video; returns the number of frames decoded."""
         positions = self.positions[path]
         if isinstance(outcome, WorkerLoss):
-            self._add(positions, Finding("unreadable", "error", f"while decoding it {outcome.reason}"))
+            self._add(positions, loss_finding(outcome))
             return 0
         for finding in outcome.findings:
             self._add(positions, finding)

@@ -4,16 +4,17 @@ Every distinct video becomes a file below `out`, at its path relative to the lis
 below `out/_outside`, at their absolute path):
 
 - A video file whose short side is above the wanted one: h264 in mp4, a key frame at least every second, no sound.
-  Aspect, number of frames and time stamps are kept, frames are stored upright. `b.avi` becomes `b.avi.mp4`.
+  Aspect, number of frames and time stamps are kept; frames are stored upright, with square pixels. `b.avi` becomes
+  `b.avi.mp4`.
 - A video file that is small enough already: a copy of the file as it is, under its own name.
-- A folder of frames: an mp4 at the 30 frames a second that the reader takes such a folder to have, scaled down if
-  it is larger. `shot` becomes `shot.mp4`.
+- A folder of frames: an mp4 at 30 frames per second, as the reader assumes for folders, scaled down if it is larger.
+  `shot` becomes `shot.mp4`.
 
 Sides are even numbers, so the other side may be off by a pixel. A new file appears whole, after its number of
-frames and the look of a few of them have been compared with the original, or not at all.
+frames and the pixels of a few of them have been compared with the original, or not at all.
 
-`out/reencoded.json` records from which state (size and time of change) of which original each file was made, and
-with which settings: what has not changed since is not made again. Several lists may share one `out`.
+`out/reencoded.json` records the original of each file, its state (size and time of change) and the settings: files
+that are up to date are not made again. Several lists may share one `out`.
 
 Shapes: T frames, H height, W width, C the three colours red, green, blue.
 """
@@ -44,6 +45,7 @@ from emim.data.video.clip_source import Frames
 from emim.data.video.frame_folder import list_frames
 from emim.data.video.full_decode import FullDecode
 from emim.data.video.geometry import as_array, scaled
+from emim.datasets.video_check import loss_finding
 from emim.errors import ConfigError, DataError, EmimError, VideoError
 from emim.isolation import WorkerLoss, run_isolated
 from emim.utils import atomic_write
@@ -162,7 +164,7 @@ def reencode(
                 copied += outcome.is_copy
                 index.add(task, stamps[task.source], outcome.target)
             else:
-                failed[task.source] = outcome.reason if isinstance(outcome, WorkerLoss) else outcome
+                failed[task.source] = loss_finding(outcome).reason if isinstance(outcome, WorkerLoss) else outcome
                 _remove_remains(task)
             if progress is not None:
                 progress(len(made) + len(failed), len(tasks))

@@ -23,8 +23,18 @@ from emim.data.video import VideoFileReader, open_video
 from emim.data.video.clip_source import VideoReader
 from emim.data.video.full_decode import FullDecode
 from emim.errors import TruncatedVideoError, VideoError
+from emim.isolation import WorkerLoss
 
-__all__ = ["MAX_FPS", "VARIABLE_FACTOR", "Finding", "Severity", "VideoCheck", "VideoFacts", "check_video"]
+__all__ = [
+    "MAX_FPS",
+    "VARIABLE_FACTOR",
+    "Finding",
+    "Severity",
+    "VideoCheck",
+    "VideoFacts",
+    "check_video",
+    "loss_finding",
+]
 
 Severity = Literal["error", "warning", "note"]
 
@@ -102,6 +112,14 @@ def check_video(path: Path) -> VideoCheck:
         return VideoCheck(None, (Finding("truncated", "error", _cause(error)),), 0)
     except VideoError as error:
         return VideoCheck(None, (Finding("damaged" if decoded else "unreadable", "error", _cause(error)),), decoded)
+
+
+def loss_finding(loss: WorkerLoss) -> Finding:
+    """Describe a video whose decoding process was lost. One that reached a time limit is not called damaged."""
+    if loss.kind == "time":
+        return Finding("too slow", "error", f"was given up: decoding it {loss.reason}")
+    subject = "" if loss.kind == "crash" else "its process "
+    return Finding("unreadable", "error", f"was given up: while decoding it, {subject}{loss.reason}")
 
 
 def _check_file(reader: VideoFileReader) -> VideoCheck:

@@ -9,12 +9,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
+from emim._moved import renamed
 from emim.data.preprocessing import Preprocessing, finish_views
+from emim.environment import resolve_device
 from emim.errors import VideoError
 from emim.inference.reading import ReadVideo, VideoInfo, VideoSource, View, ViewReader, refuse_fps_of_file
 from emim.inference.scoring import (
@@ -26,9 +28,9 @@ from emim.inference.scoring import (
     view_logits,
 )
 from emim.models.trained_model import ModelCard, load_model, resolve_checkpoint
-from emim.precision import Precision
+from emim.precision import Precision, resolve_precision
 
-__all__ = ["Prediction", "Predictions", "Recogniser", "default_device"]
+__all__ = ["Prediction", "Predictions", "Recogniser"]
 
 _BAR_WIDTH = 24
 
@@ -116,8 +118,16 @@ class Recogniser:
     Args:
         model: the network: normalised clips [B, 3, T, H, W] to logits [B, K].
         card: class names and preprocessing.
-        device: where to run it; None for a GPU if there is one.
-        precision: what it computes in.
+        device: "cpu", "cuda" or "cuda:N"; None for a GPU if there is one, else the CPU.
+        precision: "32-true" (float32), "bf16-mixed" (bfloat16 by autocast), or "auto" for bfloat16 if the device
+            computes in it natively.
+
+    Attributes:
+        classes: class names by index.
+        preprocessing: how views are made of a video.
+
+    Raises:
+        ConfigError: there is no such device.
     """
 
     def __init__(
@@ -125,10 +135,10 @@ class Recogniser:
         model: nn.Module,
         card: ModelCard,
         device: str | torch.device | None = None,
-        precision: Precision = "32-true",
+        precision: Precision | Literal["auto"] = "32-true",
     ) -> None:
-        self.device = default_device() if device is None else torch.device(device)
-        self.precision: Precision = precision
+        self.device = resolve_device(device)
+        self.precision: Precision = resolve_precision(precision, self.device.type)
         self.model = model.to(self.device).eval()
         self.card = card
         self.classes = card.classes
@@ -139,12 +149,18 @@ class Recogniser:
         cls,
         checkpoint: str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
-        precision: Precision = "32-true",
+        precision: Precision | Literal["auto"] = "32-true",
     ) -> Recogniser:
-        """Load a trained model's file; None is the model that comes with the package.
+        """Load a trained model.
+
+        Args:
+            checkpoint: path of the model.safetensors of a run; None for the model that comes with the package.
+            device: see `Recogniser`.
+            precision: see `Recogniser`.
 
         Raises:
             CheckpointError: the file cannot be read or was not written by a training run.
+            ConfigError: there is no such device.
         """
         path = resolve_checkpoint(None if checkpoint is None else Path(checkpoint))
         return cls(*load_model(path), device=device, precision=precision)
@@ -329,6 +345,4 @@ def _check_topk(topk: int) -> None:
         raise ValueError(f"topk must be at least 1, got {topk}")
 
 
-def default_device() -> torch.device:
-    """A CUDA GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+__getattr__ = renamed(__name__, {"default_device": ("emim.environment.resolve_device", lambda: resolve_device(None))})

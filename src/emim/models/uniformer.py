@@ -186,7 +186,7 @@ class UniFormer(nn.Module):
     def _one_by_one(self, clip: Tensor) -> bool:
         """True for a batch of large clips on a CPU in evaluation, which are faster one by one: they fit the caches."""
         return (
-            not self.training and len(clip) > 1 and clip.numel() >= len(clip) * _LARGE_CLIP and only_values_on_cpu(clip)
+            not self.training and only_values_on_cpu(clip) and len(clip) > 1 and clip.numel() >= len(clip) * _LARGE_CLIP
         )
 
     def _check_clip(self, clip: Tensor) -> None:

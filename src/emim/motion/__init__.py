@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from emim.motion.explanation import Explanation, explain
 from emim.motion.field import MotionField, motion_field
-from emim.motion.notebook import Shown, show
+from emim.motion.overlay import Shown, show
 
 __all__ = ["Explanation", "MotionField", "Shown", "explain", "motion_field", "show"]

@@ -80,7 +80,7 @@ def motion_field(
     >>> model = emim.create_model("uniformer_tiny_emim", num_classes=11)
     >>> fields = emim.motion_field(model, torch.randn(1, 3, 8, 96, 96))
     >>> next(iter(fields.values())).displacement_BT2HW.shape
-    torch.Size([1, 8, 2, 6, 6])
+    torch.Size([1, 8, 2, 12, 12])
 
     The field is the soft-argmax of a head's affinity, without its bias, over the displacements that stay within the
     frame (`emim.nn.affinity.soft_displacement`).

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emim.ops.common import in_row_blocks
+from emim.ops.common import has_values, in_row_blocks, under_function_transform
 
 __all__ = [
     "ConvMLP",
@@ -27,7 +27,7 @@ __all__ = [
 
 def init_linear(module: nn.Module) -> None:
     """Initialise a linear layer: weights truncated normal with std 0.02, biases zero; other modules are unchanged."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and has_values(module.weight):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
@@ -54,7 +54,8 @@ class DepthwiseConv3d(nn.Conv3d):
         super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
 
     def forward(self, input: Tensor) -> Tensor:  # the base class names the argument
-        if input.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        own_gradient = input.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if own_gradient and not under_function_transform():
             # In bfloat16 the gradient of the weight is even slower on CPUs, so autocast is switched off here.
             with torch.autocast("cpu", enabled=False):
                 out: Tensor = _DepthwiseConv3dOnCPU.apply(  # type: ignore[no-untyped-call]

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias
 
@@ -24,7 +23,13 @@ from torch import Tensor
 
 from emim.errors import OpInputError, UnknownNameError
 from emim.ops import cpp as native
-from emim.ops.common import being_exported
+from emim.ops.common import (
+    WHY_NO_TRITON,
+    being_exported,
+    constant_while_compiling,
+    under_function_transform,
+    without_autocast,
+)
 from emim.ops.dense import cost_volume_dense
 from emim.ops.reference import cost_volume_reference
 from emim.utils import nearest
@@ -147,6 +152,8 @@ class Native:
 
     def why_not_these(self, q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> str | None:
         del rpb_NIJ
+        if _transformed():
+            return _NO_TRANSFORMS
         return None if native.takes(q_BNTHWD.dtype) else f"as compiled here it does not take {q_BNTHWD.dtype}"
 
 
@@ -164,8 +171,8 @@ class Fused:
         return fused.cost_volume_fused(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ, with_affinity=with_affinity)
 
     def why_not_here(self, device: torch.device) -> str | None:
-        if not _TRITON:
-            return "Triton is not installed (pip install 'emim[gpu]')"
+        if WHY_NO_TRITON is not None:
+            return WHY_NO_TRITON
         if fused.TOO_OLD is not None:
             return fused.TOO_OLD
         if fused.INTERPRETED:
@@ -177,6 +184,8 @@ class Fused:
         return None
 
     def why_not_these(self, q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> str | None:
+        if _transformed():
+            return _NO_TRANSFORMS
         if q_BNTHWD.dtype not in self._DTYPES:
             return f"it takes float32, float16 and bfloat16, not {q_BNTHWD.dtype}"
         if q_BNTHWD.shape[5] > self._WIDEST_HEAD:
@@ -187,8 +196,7 @@ class Fused:
         return None
 
 
-_TRITON: Final = find_spec("triton") is not None
-if _TRITON:
+if WHY_NO_TRITON is None:
     # Not on first use: operators cannot be registered while torch.compile looks on.
     from emim.ops import triton as fused
 
@@ -256,7 +264,7 @@ def _fastest(q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> Choice:
         return Choice(FALLBACK, dict.fromkeys(_FAST, "a graph is being exported"))
     refused: dict[str, str] = {}
     for name in _FAST:
-        if name == "fused" and _TRITON and fused.INTERPRETED:
+        if name == "fused" and WHY_NO_TRITON is None and fused.INTERPRETED:
             refused[name] = "Triton runs in its interpreter, which is for tests"
             continue
         reason = BACKENDS[name].why_not_here(q_BNTHWD.device)
@@ -271,12 +279,12 @@ def _fastest(q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> Choice:
     return Choice(FALLBACK, refused)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_while_compiling
 def _why_not_trusted(name: str, device: str, dtype: torch.dtype) -> str | None:
     """What a trial on this device finds wrong, once in a process; no test has seen every GPU and compiler."""
     key = name, device, dtype
     if key not in _trials:
-        with torch.autocast(torch.device(device).type, enabled=False):
+        with without_autocast(torch.device(device)):
             _trials[key] = disagreement(_run_of(name), _run_of("reference"), torch.device(device), dtype)
     return _trials[key]
 
@@ -286,6 +294,43 @@ _trials: dict[tuple[str, str, torch.dtype], str | None] = {}
 
 def _run_of(name: str) -> Run:
     return partial(BACKENDS[name].run, with_affinity=True)
+
+
+def gradients_by_dense(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
+    grad_outputs: tuple[Tensor, Tensor | None],
+    wanted: Sequence[bool],
+    backend: str,
+) -> list[Tensor | None]:
+    """Gradients of q, k, v and rpb that have gradients themselves, for backends whose own have none; warns once.
+
+    Args:
+        inputs: q, k, v and rpb as the operator was called with.
+        grad_outputs: gradients of context and affinity, None for zeros.
+        wanted: True for each input whose gradient is wanted.
+        backend: its name, for the warning.
+    """
+    _warn_once(f"gradients of gradients: backend {backend!r} has none; using those of {FALLBACK!r}, which is slower")
+    with without_autocast(inputs[0].device):
+        outputs = BACKENDS[FALLBACK].run(*inputs, with_affinity=grad_outputs[1] is not None)
+    pairs = [(output, grad) for output, grad in zip(outputs, grad_outputs, strict=True) if grad is not None]
+    grads = iter(
+        torch.autograd.grad(
+            [output for output, _ in pairs],
+            [x for x, want in zip(inputs, wanted, strict=False) if want],
+            [grad for _, grad in pairs],
+            create_graph=True,
+            allow_unused=True,
+        )
+    )
+    return [next(grads) if want else None for _, want in zip(inputs, wanted, strict=False)]
+
+
+_NO_TRANSFORMS: Final = "the transforms of torch.func need 'dense' or 'reference'"
+
+
+def _transformed() -> bool:
+    return not torch.compiler.is_compiling() and under_function_transform()
 
 
 def _repeat_last_frame(x_BNTHWC: Tensor) -> Tensor:

@@ -1,12 +1,16 @@
-"""Functions of rows, applied to a block of rows at a time.
+"""Helpers that several operators share: how code is being run, memory layouts, work in blocks of rows.
 
-Shape suffixes: R rows, C and K channels.
+Shape suffixes: B batch, N heads, T frames, H and W token grid, D head width, R rows, C and K channels.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
-from typing import Final
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,22 +19,62 @@ PAD_VALUE: Final = 1e-6
 """Every channel of a key or value outside the frame. It takes part in the softmax (docs/method.md, step 3)."""
 
 
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
+
+def constant_while_compiling(function: AnyFunction) -> AnyFunction:
+    """Decorator of a function whose result torch.compile takes as a constant instead of tracing the function.
+
+    The same as `torch.compiler.assume_constant_result`, which would import the compiler: three seconds for programs
+    that never compile anything.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def has_values(x: Tensor) -> bool:
+    """False for tensors that are shapes alone: on the device "meta", or made under `FakeTensorMode`."""
+    fake = sys.modules.get("torch._subclasses.fake_tensor")  # where nothing imported it there are none
+    return x.device.type != "meta" and not (fake is not None and fake.is_fake(x))
+
+
+def under_function_transform() -> bool:
+    """True inside `torch.func` transforms such as grad, vjp and vmap."""
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Context in which autocast is off."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device_type=device.type, enabled=False)
+
+
+def _why_no_triton() -> str | None:
+    if find_spec("triton") is None:
+        return "Triton is not installed (pip install 'emim[gpu]')"
+    if torch.version.cuda is None and os.environ.get("TRITON_INTERPRET", "0") == "0":
+        return "this PyTorch is built without CUDA"
+    return None
+
+
+WHY_NO_TRITON: Final = _why_no_triton()
+"""Reason why Triton kernels cannot run in this process, or None. Triton takes half a second to import, so it is
+imported only where they can."""
+
+
 def being_exported() -> bool:
-    """Whether a graph is being made that others will run, by torch.export, ONNX export or torch.jit.trace."""
+    """True while a graph is made that others will run: by torch.export, ONNX export or torch.jit.trace."""
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return tracing or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
 
 
 def being_traced() -> bool:
-    """The same, or by torch.compile."""
+    """True while a graph is made of the code, by torch.compile or for export."""
     return torch.compiler.is_compiling() or being_exported()
 
 
 def only_values_on_cpu(x: Tensor) -> bool:
-    """Whether what is done with x on the CPU leaves nothing but values: no gradients are kept, no graph is made.
-
-    Work may then be cut up as the caches like it.
-    """
+    """True if x is on the CPU, no gradients are recorded and no graph is made: work may be split to fit the caches."""
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not being_traced()
 
 
@@ -63,7 +107,8 @@ def in_row_blocks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Returns:
         [..., K].
     """
-    if x.numel() < 2 * _ROWS * x.shape[-1] or not only_values_on_cpu(x):
+    # In this order: in an exported graph a comparison of sizes would become a condition on its inputs.
+    if not only_values_on_cpu(x) or x.numel() < 2 * _ROWS * x.shape[-1]:
         return function(x)
     blocks_RC = torch.split(x.reshape(-1, x.shape[-1]), _ROWS)
     first_RK = function(blocks_RC[0])

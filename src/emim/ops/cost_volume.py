@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Literal, overload
 
-import torch
 from torch import Tensor
 
 from emim.errors import OpInputError
-from emim.ops.backends import BACKENDS, Choice, choose
+from emim.ops.backends import BACKENDS, FALLBACK, Choice, choose
+from emim.ops.common import without_autocast
 
 
 @overload
@@ -62,8 +62,8 @@ def cost_volume_attention(
         rpb_NIJ: bias of each head and displacement, [heads, window height, window width], both odd.
         backend: "auto" (the fastest that can run), "fused" (Triton kernels, NVIDIA GPUs), "native" (compiled on first
             use, CPUs), "dense" (PyTorch's own operators, anywhere) or "reference" (the definition, slow). None
-            leaves it to the environment variable EMIM_OPS_BACKEND, or else is "auto"; see `explain`. Gradients of
-            gradients and `torch.func` need "dense" or "reference".
+            leaves it to the environment variable EMIM_OPS_BACKEND, or else is "auto"; see `explain`. Under `torch.func`
+            "auto" is "dense"; gradients of gradients are computed by "dense" whatever the backend. Both warn once.
         return_affinity: also return the raw affinity (before the softmax), the cost volume.
 
     Returns:
@@ -77,7 +77,9 @@ def cost_volume_attention(
     """
     _check(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ)
     name = choose(q_BNTHWD, rpb_NIJ, backend).backend
-    with torch.autocast(device_type=q_BNTHWD.device.type, enabled=False):
+    if q_BNTHWD.shape[0] == 0:
+        name = FALLBACK  # nothing to compute; it makes the empty results and their gradients
+    with without_autocast(q_BNTHWD.device):
         context, affinity = BACKENDS[name].run(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ, with_affinity=return_affinity)
     return (context, affinity) if return_affinity else context
 
@@ -96,8 +98,10 @@ def explain(
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor) -> None:
-    if q.dim() != 6 or 0 in q.shape:
-        raise OpInputError(f"q must be [B, heads, T, H, W, head width] with no empty side, got {list(q.shape)}")
+    if q.dim() != 6 or 0 in q.shape[1:]:
+        raise OpInputError(
+            f"q must be [B, heads, T, H, W, head width] with no empty side but the batch, got {list(q.shape)}"
+        )
     for name, x in (("k", k), ("v", v)):
         if x.shape != q.shape:
             raise OpInputError(f"{name} must have the shape of q, {list(q.shape)}, got {list(x.shape)}")

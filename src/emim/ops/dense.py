@@ -38,10 +38,9 @@ def cost_volume_dense(q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_
     outside_Z1D = k_ZHWD.new_full((1, 1, D), PAD_VALUE).expand(Z, 1, D)
 
     contexts, affinities = [], []
-    band_height = _band_height(H, W, I)
-    for top in range(0, H, band_height):
-        bottom = min(H, top + band_height)
-        key_top, key_bottom = max(0, top - I // 2), min(H, bottom + I // 2)
+    bands = _bands(H, W, I)
+    for top, bottom in bands:
+        key_top, key_bottom = (0, H) if len(bands) == 1 else (max(0, top - I // 2), min(H, bottom + I // 2))
         queries, keys = (bottom - top) * W, (key_bottom - key_top) * W
         key_of_entry_QP, entry_of_key_QK = _window_tables(top, bottom, key_top, key_bottom, W, I, J, q_BNTHWD.device)
 
@@ -67,10 +66,12 @@ def cost_volume_dense(q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_
     return torch.cat(contexts, dim=3), torch.cat(affinities, dim=3)
 
 
-def _band_height(H: int, W: int, I: int) -> int:
-    if H * W <= _QUERIES_PER_BAND:
-        return H
-    return min(H, max(I, _QUERIES_PER_BAND // W, 1))
+def _bands(H: int, W: int, I: int) -> list[tuple[int, int]]:
+    """First row and end of each band."""
+    if isinstance(H, torch.SymInt) or isinstance(W, torch.SymInt):
+        return [(0, H)]  # an exported graph leaves these sizes open, so its shape cannot depend on them
+    height = H if H * W <= _QUERIES_PER_BAND else min(H, max(I, _QUERIES_PER_BAND // W, 1))
+    return [(top, min(H, top + height)) for top in range(0, H, height)]
 
 
 def _window_tables(

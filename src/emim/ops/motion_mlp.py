@@ -6,17 +6,15 @@ D features.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from emim.errors import OpInputError
 from emim.ops.backends import choose
-from emim.ops.common import in_row_blocks
+from emim.ops.common import WHY_NO_TRITON, in_row_blocks, without_autocast
 
-if find_spec("triton") is not None:
+if WHY_NO_TRITON is None:
     # Not on first use: operators cannot be registered while torch.compile looks on.
     from emim.ops import triton as fused
 
@@ -64,7 +62,7 @@ def motion_mlp(
     _check(affinity_BNTHWP, weight1_UP, bias1_U, weight2_DU, bias2_D)
     if _runs_fused(affinity_BNTHWP, weight2_DU, backend):
         dtype = _dtype_of_factors(weight2_DU)
-        with torch.autocast(device_type=affinity_BNTHWP.device.type, enabled=False):
+        with without_autocast(affinity_BNTHWP.device):
             return fused.motion_mlp_fused(affinity_BNTHWP, weight1_UP, bias1_U, weight2_DU, bias2_D, dtype=dtype)
 
     def mlp(affinity: Tensor) -> Tensor:
@@ -81,12 +79,14 @@ def _runs_fused(affinity: Tensor, weight2: Tensor, backend: str | None) -> bool:
     if choose(like_q, affinity.new_empty((1, 1, 1)), backend).backend != "fused":
         return False
     reason = _why_not_fused(affinity)
-    if reason is not None and backend == "fused":
+    if reason is not None and backend == "fused" and affinity.shape[0] > 0:
         raise OpInputError(f"backend 'fused' of motion_mlp cannot run: {reason}")
     return reason is None
 
 
 def _why_not_fused(affinity: Tensor) -> str | None:
+    if affinity.shape[0] == 0:
+        return "the batch is empty"
     if affinity.dtype != torch.float32:
         return f"it takes an affinity in float32, not {affinity.dtype}"
     if affinity.shape[-1] > _MOST_DISPLACEMENTS:
@@ -96,15 +96,16 @@ def _why_not_fused(affinity: Tensor) -> str | None:
 
 def _dtype_of_factors(weight: Tensor) -> torch.dtype:
     device = weight.device.type
-    if torch.is_autocast_enabled(device) and weight.dtype != torch.float64:
+    if device != "meta" and torch.is_autocast_enabled(device) and weight.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
     return weight.dtype
 
 
 def _check(affinity: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> None:
-    if affinity.dim() != 6 or 0 in affinity.shape:
+    if affinity.dim() != 6 or 0 in affinity.shape[1:]:
         raise OpInputError(
-            f"the affinity must be [B, heads, T, H, W, displacements] with no empty side, got {list(affinity.shape)}"
+            f"the affinity must be [B, heads, T, H, W, displacements] with no empty side but the batch, "
+            f"got {list(affinity.shape)}"
         )
     if weight1.dim() != 2 or weight1.shape[1] != affinity.shape[-1]:
         raise OpInputError(

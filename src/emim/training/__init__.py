@@ -1,0 +1,1 @@
+"""Training: configuration and recipes, the trainer, checkpoints of a run, and its folder."""

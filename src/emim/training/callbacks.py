@@ -41,6 +41,11 @@ class TrackBest(lightning.Callback):
         self.on_validated = on_validated
         self.best_top1 = -1.0
 
+    @property
+    def state_key(self) -> str:
+        """Name of the state in a checkpoint; it is that of version 0.1, whose runs can be resumed."""
+        return "TellValidation"
+
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.sanity_checking:
             return
@@ -103,16 +108,16 @@ class LogEpochs(lightning.Callback):
 
 
 class SaveState(Checkpoint):
-    """Save all that the run needs to go on exactly, and end it with `PreemptedError` on SIGTERM.
+    """Save checkpoints of the run, from which it continues exactly, and stop with `PreemptedError` on SIGTERM.
 
-    The file is replaced in one step after it has reached the disk, so a kill at any moment leaves the earlier one.
-    Within an epoch the state is saved between optimiser steps only: gradients are in no file.
+    The file is replaced atomically after it has reached the disk, so a kill at any moment leaves the earlier one.
+    Within an epoch, checkpoints are saved between optimiser steps only, since they hold no gradients.
 
     Args:
-        folder: the run's folder; `checkpoints/last.ckpt` in it is the state.
-        loaders: told what has been trained on, so that a resumed epoch goes on with the next batch.
-        minutes: how often to save within an epoch.
-        metrics: what the validations reached so far; saved with the state, and brought up to date from it.
+        folder: the run's folder; the checkpoint is `checkpoints/last.ckpt` in it.
+        loaders: loaders whose position is saved, so that a resumed epoch continues with the next batch.
+        minutes: minutes between checkpoints within an epoch.
+        metrics: results of the validations so far; saved with the checkpoint, and updated from it.
     """
 
     def __init__(self, folder: Path, loaders: ClipDataModule, minutes: float, metrics: dict[str, Any]) -> None:
@@ -121,7 +126,7 @@ class SaveState(Checkpoint):
         self.seconds = 60 * minutes
         self.metrics = metrics
         self._saved_at = time.monotonic()
-        self._asked_to_end = False
+        self._stopping = False
         self._earlier_handler: Any = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,20 +145,20 @@ class SaveState(Checkpoint):
         done = batch_idx + 1
         if done % trainer.accumulate_grad_batches or done == trainer.num_training_batches:
             return  # the end of the epoch saves, after the validation
-        end, due = self._agreed(trainer, self._asked_to_end), time.monotonic() - self._saved_at >= self.seconds
+        end, due = self._agreed(trainer, self._stopping), time.monotonic() - self._saved_at >= self.seconds
         if end or self._agreed(trainer, due):
             self._save(trainer, epoch=trainer.current_epoch, batch=done)
         if end:
             raise self._ended(trainer)
 
     def on_validation_batch_end(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
-        # Several processes cannot agree here, as they may validate different numbers of batches.
-        if self._asked_to_end and trainer.world_size == 1:
+        # Not with several processes: they may validate different numbers of batches, so they cannot stop together.
+        if self._stopping and trainer.world_size == 1:
             raise self._ended(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._save(trainer, epoch=trainer.current_epoch + 1, batch=0)
-        if self._agreed(trainer, self._asked_to_end):
+        if self._agreed(trainer, self._stopping):
             raise self._ended(trainer)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
@@ -162,11 +167,11 @@ class SaveState(Checkpoint):
             self._earlier_handler = None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._asked_to_end = True
+        self._stopping = True
 
     @staticmethod
     def _agreed(trainer: lightning.Trainer, here: bool) -> bool:
-        """Whether it is so in any process."""
+        """Return True if `here` is true in any process."""
         if trainer.world_size == 1:
             return here
         return bool(trainer.strategy.reduce_boolean_decision(here, all=False))
@@ -184,6 +189,8 @@ class SaveState(Checkpoint):
     def _ended(self, trainer: lightning.Trainer) -> PreemptedError:
         run = self.path.parents[1]
         if not self.path.is_file():
-            return PreemptedError(f"asked to end before anything was saved; start {run} anew")
+            return PreemptedError(
+                f"stopped by SIGTERM before the first checkpoint; start {run} again from the beginning"
+            )
         step = read_state(self.path).step
-        return PreemptedError(f"asked to end; the state is saved at step {step}, go on with: emim train --resume {run}")
+        return PreemptedError(f"stopped by SIGTERM at step {step}, continue with: emim train --resume {run}")

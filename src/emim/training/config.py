@@ -4,7 +4,8 @@ A recipe is a YAML file with these keys; the command line overrides them by dott
 only hold values; `emim.training.run` builds the objects from them. Types and ranges are checked when a recipe is read
 (`emim.training.recipe`), before anything is loaded or written.
 
-The class docstrings are the only descriptions of the keys: `emim config` and the documentation print them.
+The class docstrings are the only descriptions of the keys: `emim config` and the documentation print them. Texts in
+`Annotated` state ranges that validators check, for the same purpose.
 """
 
 from __future__ import annotations
@@ -26,14 +27,12 @@ _LONGEST_NAME = 200
 
 
 def _odd(value: int) -> int:
-    """odd"""
     if value % 2 == 0:
         raise ValueError("must be odd")
     return value
 
 
 def _path(value: str) -> str:
-    """a path"""
     try:
         encoded = value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
@@ -48,7 +47,6 @@ def _path(value: str) -> str:
 
 
 def _folder_name(value: str) -> str:
-    """a folder name, without / and \\"""
     if value in ("", ".", "..") or "/" in value or "\\" in value or not value.isprintable():
         raise ValueError(
             "must be the name of one folder: printable characters without / and \\ (see output for a path)"
@@ -65,7 +63,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PathText = Annotated[str, AfterValidator(_path)]
+PathText = Annotated[str, AfterValidator(_path), "a path"]
 Words = Annotated[str, Field(max_length=1000)]
 
 
@@ -88,7 +86,7 @@ class ModelConfig:
     checkpoint: PathText | None = None
     min_coverage: Share = 0.8
     stem_stride: Literal[1, 2] = 1
-    window: Annotated[int, Field(ge=1, le=63), AfterValidator(_odd)] = 7
+    window: Annotated[int, Field(ge=1, le=63), AfterValidator(_odd), "odd"] = 7
     drop_path: ShareBelowOne = 0.0
     dropout: ShareBelowOne = 0.0
 
@@ -236,7 +234,7 @@ class RunConfig:
         output: folder that holds the runs.
     """
 
-    name: Annotated[str, AfterValidator(_folder_name)] = "run"
+    name: Annotated[str, AfterValidator(_folder_name), "a folder name, without / and \\"] = "run"
     output: PathText = "runs"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -73,8 +73,8 @@ class Fit:
         progress_bar: show a progress bar, if standard error is a terminal.
 
     Raises:
-        ConfigError: the batch cannot be divided as the configuration asks, options exclude each other, or a value is out
-            of the range that a trained model may have.
+        ConfigError: the batch cannot be divided as the configuration asks, options exclude each other, or a value is
+            out of the range that a trained model may have.
     """
 
     def __init__(

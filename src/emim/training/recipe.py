@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import AfterValidator, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from emim.errors import ConfigError
@@ -265,8 +265,8 @@ def _type_and_range(hint: Any) -> tuple[str, str]:
 
 
 def _range_of(constraint: Any) -> str:
-    if isinstance(constraint, AfterValidator):
-        return " ".join((constraint.func.__doc__ or "").split())
+    if isinstance(constraint, str):
+        return constraint
     if not isinstance(constraint, FieldInfo):
         return ""
     limits = {name: value for part in constraint.metadata for name, value in _limits(part)}
@@ -290,7 +290,7 @@ def _in_one_line(value: Any) -> str:
 
 
 def _key_of(location: Sequence[int | str]) -> str:
-    """The dotted key of a validation error, whose location may end in the alternatives of the key's type."""
+    """Return the dotted key of a validation error, whose location may end in the alternatives of the key's type."""
     known = known_keys()
     key = ""
     for part in location:
@@ -303,7 +303,7 @@ def _key_of(location: Sequence[int | str]) -> str:
 
 
 def _current_name(key: str, origin: str) -> str:
-    """The key itself, or the new name of a renamed one, with a warning."""
+    """Return the key itself, or the new name of a renamed one, with a warning."""
     if key not in RENAMED_KEYS:
         return key
     new = RENAMED_KEYS[key]
@@ -312,7 +312,7 @@ def _current_name(key: str, origin: str) -> str:
 
 
 def _renamed(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """A copy of the values under the present names of their keys."""
+    """Copy the values under the present names of their keys."""
     copy = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
     for old in RENAMED_KEYS:
         section, name = old.split(".")
@@ -484,7 +484,7 @@ _ALL_KEYS = "`emim config` prints all keys"
 
 
 def _nearest_key(dotted: str) -> str:
-    """A clause that names the key whose last part is the most similar, the section deciding between equal ones."""
+    """Return a clause that names the key with the most similar last part; the section decides between equal ones."""
     section, _, last = dotted[:_LONGEST_SHOWN].rpartition(".")
 
     def similarity(key: str) -> tuple[float, float]:
@@ -508,7 +508,7 @@ def _nearest_section(name: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    """The value for an error message, shortened."""
+    """Return the value for an error message, shortened."""
     try:
         return _shortened(repr(value))
     except ValueError:  # Python refuses to print integers of more than 4300 digits

@@ -51,7 +51,6 @@ __all__ = [
     "read_run",
     "read_state",
     "subsample",
-    "thinned",
     "validation_clips",
     "write_config",
     "write_record",
@@ -64,6 +63,10 @@ CONFIG_FILE = "config.yaml"
 DATA_FILE = "data.json"
 VERSIONS_FILE = "versions.json"
 LOG_FILE = "metrics.csv"
+STATE_FILE = "checkpoints/last.ckpt"
+
+_NETWORK = "model."
+_Some = Annotated[int, Field(ge=1, le=2**20)]
 
 
 def find_clips(config: RunConfig) -> tuple[ClipList, ClipList | None]:
@@ -190,24 +193,19 @@ def csv_log(folder: Path, *, first_step: int) -> CSVLogger:
     return logger
 
 
-STATE_FILE = "checkpoints/last.ckpt"
-_NETWORK = "model."
-_Some = Annotated[int, Field(ge=1, le=2**20)]
-
-
 @dataclass(frozen=True)
 class SavedState:
-    """The state of a run.
+    """Checkpoint of a run.
 
     Attributes:
         path: the file.
         step: optimiser steps done.
         epoch: epochs done.
-        batch: batches of the next epoch that are done already, in each process.
-        division: how the clips of a step were divided: clips per device and pass, passes, devices.
+        batch: batches of the next epoch that are done, in each process.
+        division: clips per device and pass, passes, and devices of a step.
         seconds: time spent training.
         metrics: results of the validations.
-        weights: those that become the model: their moving average, if the run keeps one.
+        weights: weights that become the model: their moving average, if the run keeps one.
         optimizer: state of the optimiser, as `torch.optim.Optimizer.state_dict` gives it.
     """
 
@@ -257,7 +255,7 @@ class _Callbacks(BaseModel):
 
 
 class _State(BaseModel):
-    """The entries of a state that are looked up here; Lightning reads the others."""
+    """Entries of a checkpoint that are read here; Lightning reads the others."""
 
     global_step: Natural
     emim_seconds: Amount
@@ -268,10 +266,11 @@ class _State(BaseModel):
 
 
 def read_state(path: Path) -> SavedState:
-    """Read a state; tensors stay on disk until they are used. The file cannot run code.
+    """Read a checkpoint of a run; tensors stay on disk until they are used. The file cannot run code.
 
     Raises:
-        CheckpointError: the file cannot be read, holds other than plain values and tensors, or is no state of a run.
+        CheckpointError: the file cannot be read, holds other things than plain values and tensors, or is not
+            a checkpoint of a run.
     """
     try:
         state = _State.model_validate(read_dictionary(path), strict=True)
@@ -373,9 +372,6 @@ def subsample(points: tuple[Point, ...], most: int) -> tuple[Point, ...]:
     return tuple((sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups)
 
 
-thinned = subsample  # name until version 0.1
-
-
 Ending = Literal["finished", "diverged", "unfinished"]
 
 
@@ -460,7 +456,7 @@ def _read_json(path: Path, gaps: list[str]) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         gaps.append(f"There is no {path.name}.")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         gaps.append(f"{path.name} cannot be read ({error}).")
     else:
         if isinstance(content, dict):

@@ -41,7 +41,7 @@ class MediaFile:
 
     Attributes:
         path: where it lies; of one in memory, its name in messages.
-        data: its content, if it is in memory.
+        data: its content, if it is in memory; else None.
     """
 
     path: Path
@@ -61,7 +61,8 @@ class MediaFile:
             return file.read(4096)
 
     def check(self) -> None:
-        """
+        """Check that there is a file with content.
+
         Raises:
             VideoNotFoundError: there is no such file.
             EmptyVideoError: it has zero bytes.

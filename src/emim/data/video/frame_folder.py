@@ -1,4 +1,4 @@
-"""What Pillow reads through the same interface as video files: folders of jpg or png frames, and animated WebP.
+"""Folders of jpg or png frames, and animated WebP, read with Pillow through the same interface as video files.
 
 Frames of a folder are ordered by the numbers in their names (`image_2.jpg` before `image_10.jpg`), so that
 `00001.jpg`, `img_00001.jpg` and `image_1.jpg` all work. The first file is frame 0 whatever its number.

@@ -1,4 +1,4 @@
-"""One pass over all frames of a video file, which notes what FFmpeg says on the way.
+"""One pass over all frames of a video file, which records FFmpeg's messages.
 
 The frames are the ones that `open_video` numbers, in the same order, as FFmpeg gives them: not yet RGB, not yet
 upright, with their time stamps. One frame at a time is in memory.
@@ -21,6 +21,8 @@ from emim.errors import VideoError
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
+__all__ = ["FullDecode"]
+
 
 class FullDecode:
     """Iterates once over every frame of a video file, in presentation order.
@@ -37,10 +39,10 @@ class FullDecode:
             known once the iteration has begun, like the next one.
         time_base: seconds.
         declared_fps: frames per second that the container states; 0 for nothing.
-        messages: (number of the frame about to be decoded, FFmpeg's complaint), without repetitions.
+        messages: (number of the frame about to be decoded, FFmpeg's message), without repetitions.
 
-    Raises (while iterating):
-        VideoError: a packet is refused by the decoder, or as for `open_video`.
+    Raises:
+        VideoError: while iterating, the decoder refuses a packet, or as for `open_video`.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The table of a video's packets, and which of them a decoder may start at.
+"""The table of a video's packets, and the entry points at which a decoder may start.
 
 A packet is one compressed picture as the container stores it; packets lie in decoding order. Its
 presentation time stamp (pts) is in units of the stream's time base.
@@ -34,7 +34,7 @@ _MPEG4_VOP = b"\x00\x00\x01\xb6"
 
 
 class PacketRecord(NamedTuple):  # several times as quick to make as a data class
-    """What the table keeps of one packet."""
+    """One packet of the table, without its data."""
 
     pts: int | None
     pos: int | None
@@ -52,9 +52,9 @@ class PacketTable:
         records: one per packet.
         packets: the packets themselves, or None when they are more than the memory limit.
         doubts: why the number of pictures cannot be read off the table; empty when it can.
-        corrupt: whether the container flags a packet as incomplete.
-        seekable: whether seeking in the file is worth trying.
-        skippable: whether the decoder may leave out pictures to which no other refers: its output still follows the
+        corrupt: True if the container flags a packet as incomplete.
+        seekable: True if seeking in the file is worth trying.
+        skippable: True if the decoder may leave out pictures to which no other refers: its output still follows the
             time stamps then, and every other picture comes out, unchanged.
     """
 
@@ -66,7 +66,7 @@ class PacketTable:
     skippable: bool = False
 
     def trusted_pts(self) -> list[int] | None:
-        """Time stamps in presentation order, if decoded pictures must carry exactly these; else None."""
+        """Return the time stamps in presentation order, if decoded pictures must carry exactly these; else None."""
         stamps = [r.pts for r in self.records if r.shown]
         known = [pts for pts in stamps if pts is not None]
         if len(known) < len(stamps) or len(set(known)) < len(known):
@@ -74,7 +74,7 @@ class PacketTable:
         return sorted(known)
 
     def entries(self, presented_pts: list[int]) -> list[tuple[int, int]]:
-        """(presentation index, packet number) of the packets that a decoder may start at, ascending.
+        """List (presentation index, packet number) of the packets that a decoder may start at, ascending.
 
         Pictures that precede such a packet in presentation but follow it in decoding (open GOP) may depend
         on earlier packets, so an entry serves only indices from its own upwards.
@@ -158,12 +158,12 @@ def read_packet_table(container: InputContainer, stream: VideoStream, memory_lim
 
 
 def video_packets(container: InputContainer, stream: VideoStream) -> Iterator[VideoPacket]:
-    """Packets of the stream that hold data; the demuxer also gives an empty one at the end."""
+    """Iterate over the packets of the stream that hold data; the demuxer also gives an empty one at the end."""
     return (packet for packet in container.demux(stream) if packet.size > 0)
 
 
 def _gives_no_picture(codec: str, packet: VideoPacket, macroblocks: int) -> bool:
-    """Whether a packet decodes to nothing: a hidden reference of VP8/VP9, an MPEG-4 picture "not coded"."""
+    """True for a packet that decodes to nothing: a hidden reference of VP8/VP9, an MPEG-4 picture "not coded"."""
     if codec == "mpeg4":
         # DivX puts such dummies after two pictures in one packet. A coded picture takes a header of at least
         # 64 bits and a bit for each macroblock.
@@ -182,7 +182,7 @@ def _gives_no_picture(codec: str, packet: VideoPacket, macroblocks: int) -> bool
 
 
 def _is_entry(codec: str, extradata: bytes, packet: VideoPacket) -> bool:
-    """Whether the bitstream itself says that decoding may start at a packet that the container calls a key.
+    """True if the bitstream itself says that decoding may start at a packet that the container calls a key frame.
 
     Containers also mark pictures that are merely intra coded, after which later pictures may still refer to
     earlier ones.
@@ -208,7 +208,7 @@ def _is_entry(codec: str, extradata: bytes, packet: VideoPacket) -> bool:
 
 
 def _h264_starts_here(unit: bytes) -> bool:
-    """An instantaneous refresh, or a recovery point whose first picture is exact already."""
+    """True for an instantaneous refresh, or a recovery point whose first picture is exact already."""
     kind = unit[0] & 0x1F
     if kind == _H264_IDR:
         return True
@@ -219,7 +219,7 @@ def _h264_starts_here(unit: bytes) -> bool:
 
 
 def _h264_messages(unit: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and content (never empty) of the messages in a unit of that sort."""
+    """Iterate over kind and content (never empty) of the messages in a unit of messages."""
     data = unit[1:].replace(b"\x00\x00\x03", b"\x00\x00")  # without the escapes of start codes
     at = 0
     while at + 2 < len(data):
@@ -236,7 +236,7 @@ def _h264_messages(unit: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
-    """Units of an H.264/H.265 packet: length-prefixed, or after start codes when `length_size` is 0."""
+    """Split an H.264/H.265 packet into units: length-prefixed, or after start codes when `length_size` is 0."""
     if length_size == 0:
         # A unit's trailing zero bytes belong to the next start code; no caller minds them.
         yield from (unit for unit in data.split(_START_CODE)[1:] if unit)
@@ -251,7 +251,11 @@ def _nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
 
 
 def pictures_held_back(stamps: Sequence[int]) -> int:
-    """The most pictures that precede one in decoding order and follow it in presentation."""
+    """Return the largest number of pictures that precede one in decoding order and follow it in presentation.
+
+    Args:
+        stamps: presentation time stamps in decoding order.
+    """
     seen: list[int] = []
     most = 0
     for stamp in stamps:

@@ -2,7 +2,8 @@
 
 How a reader finds a frame
 --------------------------
-What a decode of the whole file gives, in that order, defines the frames; a reader returns those, bit for bit.
+The frames of a video are those that a decode of the whole file gives, in that order; a reader returns them bit for
+bit.
 
 1. The stream is demuxed once, without decoding, into a table of time stamps (pts) and key frames. Packets of
    short videos stay in memory, so that nothing is read twice.

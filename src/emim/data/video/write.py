@@ -18,35 +18,38 @@ from emim.data.video.clip_source import Frames
 from emim.errors import ConfigError
 from emim.utils import atomic_write
 
+__all__ = ["check_format", "write_video"]
+
 _GIF_FPS = 12.5
-"""Most browsers slow a GIF down that asks for much more, and its size grows with every picture."""
+"""Most browsers slow down a GIF with a much higher rate, and its size grows with every frame."""
 
 
 def check_format(path: Path) -> None:
-    """
+    """Check that `write_video` knows the format of a file name.
+
     Raises:
-        ConfigError: the name says no format that `write_video` knows.
+        ConfigError: the name ends neither in .mp4 nor in .gif.
     """
     if path.suffix.lower() not in (".mp4", ".gif"):
         raise ConfigError(f"{path}: name the output .mp4 or .gif")
 
 
 def write_video(path: Path, frames: Iterable[Frames], fps: float, *, crf: int = 23, threads: int = 0) -> int:
-    """Write frames, as they come, into a file that appears whole or not at all.
+    """Write frames one by one into a file that appears whole or not at all.
 
     Args:
         path: an .mp4 (h264; odd sides lose their last row or column, as the format wants) or a .gif (12.5 frames per
-            second at most: others are left out).
+            second at most: the others are left out).
         frames: at least one, frame_HWC in RGB, all of one size.
         fps: frames per second.
         crf: quality of the mp4, 0 (lossless) to 51.
-        threads: of the mp4's encoder; 0 is its own choice.
+        threads: number of threads of the mp4's encoder; 0 for its own choice.
 
     Returns:
-        How many frames came.
+        Number of frames given.
 
     Raises:
-        ConfigError: another format, or the file cannot be written.
+        ConfigError: unknown format, or the file cannot be written.
     """
     check_format(path)
     counted = _Counted(frames)
@@ -62,7 +65,7 @@ def write_video(path: Path, frames: Iterable[Frames], fps: float, *, crf: int = 
 
 
 class _Counted:
-    """Counts what is taken from it."""
+    """Iterates over frames and counts them."""
 
     def __init__(self, frames: Iterable[Frames]) -> None:
         self._frames = frames
@@ -78,7 +81,7 @@ def _write_mp4(path: Path, frames: Iterator[Frames], fps: float, crf: int, threa
     first_HWC = next(frames)
     height, width = (side // 2 * 2 for side in first_HWC.shape[:2])
     rate = Fraction(fps).limit_denominator(1001)
-    # The index comes first, so that a browser can play before it has all.
+    # The index comes first, so that a browser can start to play before it has the whole file.
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "veryfast"})
         stream.thread_count = threads

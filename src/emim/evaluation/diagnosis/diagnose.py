@@ -1,7 +1,7 @@
 """Diagnose whether a network uses motion: test it under ablations of clips and network, and put the result into words.
 
-The order of this file: the result and its form as JSON (described in docs/diagnose.md), the test, the sentences that
-follow from the figures.
+The order of this file: the result and its form as JSON (described in docs/guides/diagnose.md), the test, the
+sentences that follow from the figures.
 
 Shape suffixes: S clips that could be read.
 """

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-import torch
+from emim.ops.common import constant_while_compiling
 
 CACHE_VARIABLE: Final = "EMIM_CACHE"
 """Folder for what is compiled; by default `emim` in the user's cache folder."""
@@ -33,10 +33,10 @@ _COMPILERS: Final = ("g++", "clang++", "c++")
 # fp-contract: products and sums in one instruction, as matrix products do. No -ffast-math: linked into a shared
 # library it would change how the whole process treats denormal numbers.
 _FLAGS: Final = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
-_PATIENCE_SECONDS: Final = 120
+_PATIENCE_SECONDS: Final = 300  # about 10 on an idle core
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_while_compiling
 def why_no_library() -> str | None:
     """Why there is no compiled library on this machine, or None; builds it where that was not tried yet."""
     library = _load(os.environ.get(VECTOR_VARIABLE, ""))

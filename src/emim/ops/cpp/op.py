@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from emim.ops.common import PAD_VALUE, channels_together, empty_like_rows
+from emim.ops.common import PAD_VALUE, being_traced, channels_together, constant_while_compiling, empty_like_rows
 from emim.ops.cpp.library import library
 
 ARITHMETIC: Final = {
@@ -28,7 +28,7 @@ ARITHMETIC: Final = {
 _NO_MAP: Final = (ctypes.c_int64 * 6)()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_while_compiling
 def takes(dtype: torch.dtype) -> bool:
     """Whether the library, as it was compiled here, has this dtype."""
     return dtype in ARITHMETIC and hasattr(library(), _symbol("forward", dtype))
@@ -122,6 +122,10 @@ def _gradient(ctx: Any, grad_context: Tensor | None, grad_affinity: Tensor | Non
     q, k, v, rpb, affinity = ctx.saved_tensors
     if grad_context is None:
         grad_context = torch.zeros_like(q)
+    if torch.is_grad_enabled() and not being_traced():  # gradients of these gradients are wanted
+        from emim.ops.backends import gradients_by_dense  # which imports this module
+
+        return *gradients_by_dense((q, k, v, rpb), (grad_context, grad_affinity), ctx.needs_input_grad, "native"), None
     grads = _cost_volume_backward(grad_context, grad_affinity, q, k, v, rpb, affinity)
     return *(grad if wanted else None for grad, wanted in zip(grads, ctx.needs_input_grad, strict=False)), None
 

@@ -14,7 +14,7 @@ import triton
 from torch import Tensor
 
 from emim.errors import OpInputError
-from emim.ops.common import channels_together, empty_like_rows
+from emim.ops.common import being_traced, channels_together, empty_like_rows
 from emim.ops.triton import cost_volume_kernels as kernels
 from emim.ops.triton import tiles
 from emim.ops.triton.tiles import INTERPRETED, Tiling, run_fastest
@@ -101,6 +101,10 @@ def _gradient(
         if grad_affinity is None:
             return None, None, None, None, None
         grad_context = torch.zeros_like(context)
+    if torch.is_grad_enabled() and not being_traced():  # gradients of these gradients are wanted
+        from emim.ops.backends import gradients_by_dense  # which imports this module
+
+        return *gradients_by_dense((q, k, v, rpb), (grad_context, grad_affinity), ctx.needs_input_grad, "fused"), None
     with_rpb = ctx.needs_input_grad[3]
     grad_q, grad_k, grad_v, grad_rpb = _cost_volume_backward(
         grad_context, grad_affinity, q, k, v, rpb, context, lse, with_rpb
