@@ -243,6 +243,19 @@ def test_a_file_with_other_bytes_is_read_or_one_error(
     assert isinstance(found, dict) or found.startswith(f"{path}: ")
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_name_that_no_file_can_have(tmp_path: Path, suffix: str) -> None:
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(CheckpointError, match="no such checkpoint file"):
+            read_tensor_file(tmp_path / f"{name}{suffix}")
+
+
+def test_keys_that_are_no_names_are_counted_by_type(tmp_path: Path) -> None:
+    path = saved(tmp_path / "keys.pth", {(1, 2): 3, 4: 5, None: 6})
+    with pytest.raises(CheckpointError, match=r"no weights found.*its keys are tuple, int 4, NoneType"):
+        read_tensor_file(path)
+
+
 def test_a_header_that_is_longer_than_the_file(tmp_path: Path) -> None:
     (tmp_path / "short.safetensors").write_bytes(struct.pack("<Q", 2**20) + b"{}")
     with pytest.raises(CheckpointError, match=r"short\.safetensors: not a readable safetensors file"):

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from emim.errors import CheckpointError
+from emim.utils import is_file
 
 __all__ = ["IF_TRUSTED", "TensorFile", "read_dictionary", "read_tensor_file"]
 
@@ -112,7 +113,7 @@ def read_tensor_file(path: Path) -> TensorFile:
         content, metadata = read_dictionary(path), {}
     for key in _NESTING_KEYS:
         if isinstance(inner := content.get(key), dict):
-            content = {str(name): value for name, value in dict.items(inner)}
+            content = _by_name(inner)
             break
     tensors = {name: _checked(path, name, value) for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
@@ -148,11 +149,20 @@ def read_dictionary(path: Path) -> dict[str, Any]:
         raise _unreadable(path, error) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
-    return {str(key): value for key, value in dict.items(content)}
+    return _by_name(content)
+
+
+def _by_name(content: dict[object, Any]) -> dict[str, Any]:
+    """The entries of a dictionary by text: its keys may be anything, and large."""
+    # `content` may be an OrderedDict whose own attribute hides the method.
+    return {
+        key if isinstance(key, str) else f"{type(key).__name__} {key if isinstance(key, int) else ''}".rstrip(): value
+        for key, value in dict.items(content)
+    }
 
 
 def _size_of(path: Path) -> int:
-    if not path.is_file():
+    if not is_file(path):
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
         return path.stat().st_size

@@ -25,7 +25,7 @@ from emim.models.checkpoint import check_fit, load_all_weights
 from emim.models.registry import ARCHITECTURES, create_model
 from emim.models.tensor_file import TensorFile, read_tensor_file
 from emim.models.uniformer import UniFormer
-from emim.utils import atomic_write, nearest
+from emim.utils import atomic_write, is_file, nearest
 
 __all__ = [
     "BUNDLED",
@@ -160,7 +160,7 @@ def load_model(path: str | os.PathLike[str]) -> tuple[UniFormer, ModelCard]:
 
 
 def _read(path: Path) -> TensorFile:
-    if path.is_file() and path.suffix != ".safetensors":
+    if is_file(path) and path.suffix != ".safetensors":
         raise CheckpointError(f"{path}: a trained model is a .safetensors file, the model.safetensors of a run folder")
     return read_tensor_file(path)
 

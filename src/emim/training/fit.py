@@ -111,7 +111,8 @@ class Fit:
                 f"{config.trainer.epochs} epochs, so the learning rate never reaches its peak"
             )
         self.loaders = ClipDataModule(config, train_clips, val_clips, self.plan, processes.devices)
-        check_card(self._card({}))
+        if is_first():  # the others have no fingerprint of the clips
+            check_card(self._card({}))
 
     def run(self, folder: Path, saved: SavedState | None = None) -> RunResult:
         """Train in `folder`, from the checkpoint of an earlier part of the run if there is one.
