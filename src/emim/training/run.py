@@ -63,7 +63,7 @@ def train(config: RunConfig, *, progress_bar: bool = True) -> RunResult:
         _log.info(f"validation: {val_clips.note or f'{len(val_clips)} clips from {val_clips.source}'}")
     lightning.seed_everything(config.trainer.seed, verbose=False)
     model = _build_model(config.model, train_clips.classes)
-    record = data_record(train_clips, val_clips) if is_first() else {"train": {}}  # it takes seconds for large lists
+    record = data_record(train_clips, val_clips)
     fit = Fit(config, model, train_clips, val_clips, _processes(config), record["train"], progress_bar)
     new = make_run_folder(config) if is_first() else None
     folder = Path(broadcast("EMIM_RUN_FOLDER", None if new is None else str(new)))
