@@ -86,7 +86,7 @@ def test_a_recipe_does_not_train_from_random_weights_unasked(emim_command: Comma
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_page_on_data_sets_has_its_commands_and_the_headers_figure(name: str) -> None:
     config = load_recipe(find_recipe(name))
-    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "datasets.md").read_text()
     header = find_recipe(name).read_text().partition("\nname:")[0]
     figure = re.search(r"published without EMIM: ([\d.]+)", header)
     row = f"| `{name}` | {config.preprocessing.clips} x 3 | {figure[1] if figure else '-'} | not reproduced |"

@@ -28,7 +28,7 @@ def inputs(dtype: torch.dtype = torch.float64, D: int = 4, I: int = 3) -> tuple[
 @pytest.fixture
 def nothing_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without Triton and without a compiler."""
-    monkeypatch.setattr(backends, "_TRITON", False)
+    monkeypatch.setattr(backends, "WHY_NO_TRITON", "Triton is not installed")
     monkeypatch.setattr(backends.native, "why_no_library", lambda: "no compiler")
 
 
@@ -140,7 +140,7 @@ def test_kernels_that_are_wrong_are_not_chosen(monkeypatch: pytest.MonkeyPatch) 
     assert "off by nan" in choice.refused["fused"]
 
 
-@pytest.mark.skipif(not backends._TRITON, reason="Triton is not installed")
+@pytest.mark.skipif(backends.WHY_NO_TRITON is not None, reason=str(backends.WHY_NO_TRITON))
 def test_fused_names_what_it_cannot_take(monkeypatch: pytest.MonkeyPatch) -> None:
     def complaint(given: tuple[Tensor, ...]) -> str:
         with pytest.raises(OpInputError, match="backend 'fused' cannot run: ") as caught:

@@ -55,6 +55,35 @@ def test_every_dtype_against_the_reference_in_float64(
 
 
 @needs_library
+@pytest.mark.parametrize("vector_bytes", [16, 32, 64])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 2, 3, 14, 14, 64, 7, 7), (2, 1, 4, 7, 7, 20, 7, 7), (1, 1, 1, 9, 21, 3, 5, 5), (1, 2, 2, 5, 17, 33, 3, 9),
+        (1, 1, 2, 3, 2, 8, 9, 9), (1, 1, 2, 1, 1, 5, 3, 3), (1, 1, 3, 60, 33, 64, 9, 5),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_width_of_vectors_against_the_reference(
+    vector_bytes: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if library.library().emim_vector_bytes() != vector_bytes:  # the processor's own width is built anyway
+        monkeypatch.setenv(library.VECTOR_VARIABLE, str(vector_bytes))
+    assert library.library().emim_vector_bytes() == vector_bytes
+    for dtype, tolerance in ((torch.float32, 3e-6), (torch.float64, 1e-14), (torch.bfloat16, 1.5e-2)):
+        inputs = make_inputs(shape, dtype)
+        for ours, exact in zip(run(inputs), run(tuple(x.double() for x in inputs), "reference"), strict=True):
+            assert (ours.double() - exact).abs().max() <= tolerance * exact.abs().max()
+
+
+def test_a_wrong_width_of_vectors_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(library.VECTOR_VARIABLE, "24")
+    assert native.why_no_library() == "EMIM_CPP_VECTOR is '24', which is none of 16, 32, 64 bytes"
+    x = torch.zeros(1, 1, 2, 3, 3, 4)
+    assert explain(x, x, x, torch.zeros(1, 3, 3)).backend == "dense"
+
+
+@needs_library
 def test_results_do_not_depend_on_threads() -> None:
     inputs = make_inputs((2, 2, 3, 9, 8, 16, 3, 3))
     threads = torch.get_num_threads()

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from emim.report import Measurement
     from emim.training.run_folder import RunRecord
 
-__all__ = ["PAGE_FILE", "add_parser", "run", "write_report"]
-
 PAGE_FILE = "report.html"
 
 

@@ -6,7 +6,7 @@ C channels, N heads, D channels of a head, I and J rows and columns of the windo
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -125,12 +125,20 @@ class EMIM(nn.Module):
         appearance_BNTHWD, affinity_BNTHWP = cost_volume_attention(
             q_BNTHWD, k_BNTHWD, v_BNTHWD, self.rpb, backend=backend, return_affinity=True
         )
-        first, last = self._motion_layers()
         affinity_BNTHWP = self.affinity(affinity_BNTHWP)
-        motion_BNTHWD = motion_mlp(affinity_BNTHWP, first.weight, first.bias, last.weight, last.bias, backend=backend)
+        first, _, last = self.motion_conv
+        if isinstance(first, nn.Linear) and isinstance(last, nn.Linear):
+            motion_BNTHWD = motion_mlp(
+                affinity_BNTHWP, first.weight, first.bias, last.weight, last.bias, backend=backend
+            )
+        else:  # replaced, by quantised layers for instance
+            motion_BNTHWD = self.motion_conv(affinity_BNTHWP)
         fused_BLC = (motion_BNTHWD + appearance_BNTHWD).permute(0, 2, 3, 4, 1, 5).reshape(B, L, C)
         out: Tensor = self.proj(fused_BLC)
         return out
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise TypeError("EMIM cannot be compiled by torch.jit.script; use torch.export.export or torch.jit.trace")
 
     def _motion_layers(self) -> tuple[nn.Linear, nn.Linear]:
         first, _, last = self.motion_conv

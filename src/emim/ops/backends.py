@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias
 
@@ -25,6 +24,7 @@ from torch import Tensor
 from emim.errors import OpInputError, UnknownNameError
 from emim.ops import cpp as native
 from emim.ops.common import (
+    WHY_NO_TRITON,
     being_exported,
     constant_while_compiling,
     under_function_transform,
@@ -171,8 +171,8 @@ class Fused:
         return fused.cost_volume_fused(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ, with_affinity=with_affinity)
 
     def why_not_here(self, device: torch.device) -> str | None:
-        if not _TRITON:
-            return "Triton is not installed (pip install 'emim[gpu]')"
+        if WHY_NO_TRITON is not None:
+            return WHY_NO_TRITON
         if fused.TOO_OLD is not None:
             return fused.TOO_OLD
         if fused.INTERPRETED:
@@ -196,8 +196,7 @@ class Fused:
         return None
 
 
-_TRITON: Final = find_spec("triton") is not None
-if _TRITON:
+if WHY_NO_TRITON is None:
     # Not on first use: operators cannot be registered while torch.compile looks on.
     from emim.ops import triton as fused
 
@@ -265,7 +264,7 @@ def _fastest(q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> Choice:
         return Choice(FALLBACK, dict.fromkeys(_FAST, "a graph is being exported"))
     refused: dict[str, str] = {}
     for name in _FAST:
-        if name == "fused" and _TRITON and fused.INTERPRETED:
+        if name == "fused" and WHY_NO_TRITON is None and fused.INTERPRETED:
             refused[name] = "Triton runs in its interpreter, which is for tests"
             continue
         reason = BACKENDS[name].why_not_here(q_BNTHWD.device)
@@ -327,7 +326,7 @@ def gradients_by_dense(
     return [next(grads) if want else None for _, want in zip(inputs, wanted, strict=False)]
 
 
-_NO_TRANSFORMS: Final = "it has no rules for the transforms of torch.func; 'dense' has"
+_NO_TRANSFORMS: Final = "the transforms of torch.func need 'dense' or 'reference'"
 
 
 def _transformed() -> bool:

@@ -5,9 +5,11 @@ Shape suffixes: B batch, N heads, T frames, H and W token grid, D head width, R 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from typing import Any, Final, TypeVar
 
 import torch
@@ -45,6 +47,19 @@ def under_function_transform() -> bool:
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Context in which autocast is off."""
     return nullcontext() if device.type == "meta" else torch.autocast(device_type=device.type, enabled=False)
+
+
+def _why_no_triton() -> str | None:
+    if find_spec("triton") is None:
+        return "Triton is not installed (pip install 'emim[gpu]')"
+    if torch.version.cuda is None and os.environ.get("TRITON_INTERPRET", "0") == "0":
+        return "this PyTorch is built without CUDA"
+    return None
+
+
+WHY_NO_TRITON: Final = _why_no_triton()
+"""Reason why Triton kernels cannot run in this process, or None. Triton takes half a second to import, so it is
+imported only where they can."""
 
 
 def being_exported() -> bool:

@@ -6,17 +6,15 @@ D features.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from emim.errors import OpInputError
 from emim.ops.backends import choose
-from emim.ops.common import in_row_blocks, without_autocast
+from emim.ops.common import WHY_NO_TRITON, in_row_blocks, without_autocast
 
-if find_spec("triton") is not None:
+if WHY_NO_TRITON is None:
     # Not on first use: operators cannot be registered while torch.compile looks on.
     from emim.ops import triton as fused
 
