@@ -1,3 +1,5 @@
-"""Use trained networks: test them on labelled clips, predict on videos."""
+"""Test trained networks on labelled clips, and diagnose whether they use motion."""
 
 from __future__ import annotations
+
+__all__ = ["diagnosis", "outputs", "testing"]

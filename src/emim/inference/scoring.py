@@ -53,7 +53,7 @@ _MOST_WORKERS = 32
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """How a network is run over many videos. None of it changes scores by more than rounding, but for `preprocessing`.
+    """Options for running a network over many videos. Only `preprocessing` changes scores by more than rounding.
 
     Attributes:
         batch_size: views in one forward pass; None for 8 on a CPU and 32 on a GPU.

@@ -29,7 +29,7 @@ _LEAST_LENGTH = 0.004
 
 @dataclass(frozen=True)
 class Look:
-    """How a video's motion is drawn.
+    """Options for drawing the motion of a video.
 
     Attributes:
         style: see `emim.motion.drawing.Style`.

@@ -244,7 +244,7 @@ def _check_label(recogniser: Recogniser, label: str | None) -> None:
 
 
 def _pixels(view_CTHW: Tensor, pre: Preprocessing) -> Picture:
-    """The picture that normalised values stand for."""
+    """Undo the normalisation of a view; returns pixels_THWC, uint8."""
     mean_C, std_C = (view_CTHW.new_tensor(values) for values in (pre.mean, pre.std))
     pixels_THWC = view_CTHW.permute(1, 2, 3, 0) * std_C + mean_C
     return (pixels_THWC.clamp(0, 1) * 255).round().byte().cpu().numpy()

@@ -43,7 +43,7 @@ _LEAST_SIDE = 192
 
 @dataclass(frozen=True)
 class FieldOptions:
-    """How the fields of a video are computed.
+    """Options for computing the fields of a video.
 
     Attributes:
         step: frames from a frame to the one that it is compared with; None takes the distance in the model's own clips
