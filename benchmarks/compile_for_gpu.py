@@ -1,10 +1,10 @@
-"""Compile every kernel and tiling of the fused backend for GPUs that this machine need not have.
+"""Compile every kernel and tiling of the triton backend for GPUs that this machine need not have.
 
     python benchmarks/compile_for_gpu.py [--arch 90 80] [--dtype bfloat16 float32] [--kernel NAME ...] [--json FILE]
 
 Triton brings the compiler that turns its kernels into machine code, so shared memory, registers and spills of each
 tiling are known without running anything. Shapes are those of UniFormer-S at 16 x 224 x 224 unless given otherwise.
-A tiling whose kernel needs more shared memory than the GPU has is marked, and passed over when the fused backend
+A tiling whose kernel needs more shared memory than the GPU has is marked, and passed over when the triton backend
 tunes itself. Exits with 1 if a tiling does not compile or a kernel has none that fits.
 """
 
@@ -133,7 +133,7 @@ def describe(name: str, arch: int, dtype: str, tiling: str, kernel: Any, error: 
 
 @contextmanager
 def every_tiling(arch: int, dtype: str, wanted: list[str], report: Callable[[Compiled], None]) -> Iterator[None]:
-    """Within, the fused backend compiles each kernel in every tiling instead of running it."""
+    """Within, the triton backend compiles each kernel in every tiling instead of running it."""
 
     def compile_each(key: tuple[Any, ...], dtype_of_factors: torch.dtype, candidates: Any, run: Any) -> Any:
         name = str(key[0])

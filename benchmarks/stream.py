@@ -5,9 +5,9 @@
 Writes a 640x480 file at 30 frames a second (generated clips one after the other, h264 as libx264 makes it, with
 B-frames unless --no-b-frames), plays it in real time, and predicts it as `emim stream` does, writing every prediction
 as a line of JSON. Prints latency (from the arrival of a clip's newest frame, see docs/guides/stream.md, to the line
-being written) as median and 95th percentile, of all and of each quarter of the time; what was dropped; resident memory at the
-start and end of each; and processor time, which others that use the machine change less than latency. The load averages
-at both ends tell whether there were others. Needs Linux (/proc).
+being written) as median and 95th percentile, of all and of each quarter of the time; what was dropped; resident memory
+at the start and end of each; and processor time, which others that use the machine change less than latency. The load
+averages at both ends tell whether there were others. Needs Linux (/proc).
 """
 
 from __future__ import annotations

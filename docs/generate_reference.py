@@ -99,7 +99,8 @@ def commands_page() -> str:
         "Written from the parser of the command line. `emim COMMAND --help` prints the same.",
         "",
         "Exit status: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted by Ctrl-C, 143 "
-        "ended by SIGTERM with the state saved. `--debug` shows the traceback of an error.",
+        "ended by SIGTERM with the state saved. All commands have `-q`, `--quiet` (only warnings and errors) and "
+        "`--debug` (the traceback of an error).",
         "",
     ]
     for command, summary in _subcommands(parser):
@@ -128,7 +129,7 @@ def _command(parser: argparse.ArgumentParser, summary: str, level: int) -> list[
             for action in group._group_actions
             if action.help != argparse.SUPPRESS
             and not isinstance(action, (argparse._SubParsersAction, argparse._HelpAction))
-            and action.dest != "debug"
+            and action.dest not in ("debug", "quiet")
         ]
         if not actions:
             continue
@@ -145,7 +146,7 @@ def _command(parser: argparse.ArgumentParser, summary: str, level: int) -> list[
     return lines
 
 
-def _wrapped(usage: str, width: int = 100) -> list[str]:
+def _wrapped(usage: str, width: int = 86) -> list[str]:
     """The usage on lines that are broken between arguments only."""
     parts: list[str] = []
     for word in usage.split(" "):
@@ -176,7 +177,7 @@ def _flags(action: argparse.Action) -> str:
         if isinstance(action.metavar, str):
             value = f" {action.metavar}"
         elif action.choices is not None:
-            value = " " + "\\|".join(map(str, action.choices))
+            value = " {" + ",".join(map(str, action.choices)) + "}"
         else:
             value = f" {action.dest.upper()}"
     return ", ".join(f"`{flag}{value if flag == action.option_strings[-1] else ''}`" for flag in action.option_strings)

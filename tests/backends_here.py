@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from emim.errors import OpInputError
-from emim.ops import explain
+from emim.ops import explain_backend
 
 
 def why_not(backend: str) -> str | None:
     """Why a backend cannot take float32 on the CPU here, or None if it can."""
     x = torch.zeros(1, 1, 1, 1, 1, 8)
     try:
-        explain(x, x, x, torch.zeros(1, 1, 1), backend=backend)
+        explain_backend(x, x, x, torch.zeros(1, 1, 1), backend=backend)
     except OpInputError as error:
         return str(error)
     return None

@@ -12,7 +12,7 @@ from emim.bench.memory import peak_in_fresh_process
 from emim.bench.op import bench_op
 from emim.bench.peers import OpProblem
 from emim.errors import ConfigError, UnknownNameError
-from emim.ops import explain
+from emim.ops import explain_backend
 from networks import NETWORKS, ClipProblem
 
 ONCE = Settings(repeats=2, warmup=0, threads=1)
@@ -23,7 +23,7 @@ TINY_CLIP = ClipProblem("tiny", frames=2, size=32, classes=3)
 def chosen_backend() -> str:
     """The backend that runs here by itself, which the others are compared with."""
     x = torch.zeros(1, 1, 2, 4, 4, 8)
-    return explain(x, x, x, torch.zeros(1, 3, 3), backend="auto").backend
+    return explain_backend(x, x, x, torch.zeros(1, 3, 3), backend="auto").backend
 
 
 def test_op_report() -> None:

@@ -112,9 +112,9 @@ def test_reasons_for_skipping(name: str, backward: bool, reason: str) -> None:
     assert reason in (op_peers()[name].why_not(SMALL, "cpu", backward) or "")
 
 
-def test_fused_is_not_timed_in_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_is_not_timed_in_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert "interpreter" in (op_peers()["fused"].why_not(SMALL, "cpu", False) or "")
+    assert "interpreter" in (op_peers()["triton"].why_not(SMALL, "cpu", False) or "")
 
 
 def test_packages_that_are_missing_old_or_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

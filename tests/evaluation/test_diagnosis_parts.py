@@ -30,7 +30,7 @@ from emim.nn.affinity import emim_blocks
 from emim.ops import cost_volume_attention, motion_mlp
 
 GRID = (3, 4, 5)
-BACKENDS = ("reference", "dense", "native", "fused")
+BACKENDS = ("reference", "dense", "cpp", "triton")
 Change = Callable[[nn.Module], AbstractContextManager[None]]
 
 

@@ -59,11 +59,11 @@ def test_backends_agree_through_the_module() -> None:
     torch.testing.assert_close(dense(x, (3, 4, 5)), reference(x, (3, 4, 5)))
 
 
-needs_kernels = pytest.mark.skipif(why_not("fused") is not None, reason="the fused kernels cannot run here")
+needs_kernels = pytest.mark.skipif(why_not("triton") is not None, reason="the fused kernels cannot run here")
 
 
-def fused_and_dense() -> tuple[EMIM, EMIM]:
-    fused, dense = EMIM(32, 2, (3, 5), backend="fused"), EMIM(32, 2, (3, 5), backend="dense")
+def triton_and_dense() -> tuple[EMIM, EMIM]:
+    fused, dense = EMIM(32, 2, (3, 5), backend="triton"), EMIM(32, 2, (3, 5), backend="dense")
     torch.nn.init.normal_(fused.motion_conv[2].weight, std=0.2)
     torch.nn.init.normal_(fused.motion_conv[2].bias)
     dense.load_state_dict(fused.state_dict())
@@ -78,9 +78,9 @@ def outputs_and_gradients(module: Callable[..., Tensor], parameters: Iterable[Te
 
 @needs_kernels
 @pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-5), (True, 3e-2)])
-def test_fused_equals_dense_with_every_gradient(autocast: bool, tolerance: float) -> None:
+def test_triton_equals_dense_with_every_gradient(autocast: bool, tolerance: float) -> None:
     torch.manual_seed(0)
-    fused, dense = fused_and_dense()
+    fused, dense = triton_and_dense()
     x = torch.randn(2, 3 * 4 * 5, 32)
     exact = outputs_and_gradients(dense, dense.parameters(), x)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -92,9 +92,9 @@ def test_fused_equals_dense_with_every_gradient(autocast: bool, tolerance: float
 
 
 @needs_kernels
-def test_fused_compiles_as_one_graph() -> None:
+def test_triton_compiles_as_one_graph() -> None:
     torch.manual_seed(0)
-    fused, _ = fused_and_dense()
+    fused, _ = triton_and_dense()
     x = torch.randn(1, 3 * 4 * 5, 32)
     compiled = torch.compile(fused, backend="aot_eager", fullgraph=True)
     for a, b in zip(

@@ -13,7 +13,7 @@ from emim.ops import BACKENDS, cost_volume_attention
 from emim.ops.dense import cost_volume_dense
 
 HERE = [name for name, backend in BACKENDS.items() if backend.why_not_here(torch.device("cpu")) is None]
-PORTABLE_BACKENDS = sorted(set(HERE) - {"fused"})  # test_fused.py tests that one
+PORTABLE_BACKENDS = sorted(set(HERE) - {"triton"})  # test_triton.py tests that one
 FAST_BACKENDS = sorted(set(PORTABLE_BACKENDS) - {"reference"})
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 

@@ -14,12 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from emim.ops import cost_volume_attention, explain
-from emim.ops import cpp as native
+from emim.ops import cost_volume_attention, cpp, explain_backend
 from emim.ops.cpp import library
 from emim.ops.cpp.op import _cost_volume
 
-needs_library = pytest.mark.skipif(native.why_no_library() is not None, reason=str(native.why_no_library()))
+needs_library = pytest.mark.skipif(cpp.why_no_library() is not None, reason=str(cpp.why_no_library()))
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -30,7 +29,7 @@ def make_inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> I
     return q, k, v, torch.randn(N, I, J, generator=generator)
 
 
-def run(inputs: Inputs, backend: str = "native") -> list[Tensor]:
+def run(inputs: Inputs, backend: str = "cpp") -> list[Tensor]:
     leaves = [x.detach().requires_grad_() for x in inputs]
     context, affinity = cost_volume_attention(*leaves, backend=backend, return_affinity=True)
     (context.float().square().sum() + affinity.square().sum()).backward()
@@ -47,7 +46,7 @@ def run(inputs: Inputs, backend: str = "native") -> list[Tensor]:
 def test_every_dtype_against_the_reference_in_float64(
     shape: tuple[int, ...], dtype: torch.dtype, tolerance: float
 ) -> None:
-    if not native.takes(dtype):
+    if not cpp.takes(dtype):
         pytest.skip(f"compiled without {dtype}")
     inputs = make_inputs(shape, dtype)
     for ours, exact in zip(run(inputs), run(tuple(x.double() for x in inputs), "reference"), strict=True):
@@ -70,7 +69,8 @@ def test_every_width_of_vectors_against_the_reference(
     if library.library().emim_vector_bytes() != vector_bytes:  # the processor's own width is built anyway
         monkeypatch.setenv(library.VECTOR_VARIABLE, str(vector_bytes))
     assert library.library().emim_vector_bytes() == vector_bytes
-    for dtype, tolerance in ((torch.float32, 3e-6), (torch.float64, 1e-14), (torch.bfloat16, 1.5e-2)):
+    # The loss that `run` differentiates is in float32.
+    for dtype, tolerance in ((torch.float32, 3e-6), (torch.float64, 1e-6), (torch.bfloat16, 1.5e-2)):
         inputs = make_inputs(shape, dtype)
         for ours, exact in zip(run(inputs), run(tuple(x.double() for x in inputs), "reference"), strict=True):
             assert (ours.double() - exact).abs().max() <= tolerance * exact.abs().max()
@@ -78,9 +78,9 @@ def test_every_width_of_vectors_against_the_reference(
 
 def test_a_wrong_width_of_vectors_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(library.VECTOR_VARIABLE, "24")
-    assert native.why_no_library() == "EMIM_CPP_VECTOR is '24', which is none of 16, 32, 64 bytes"
+    assert cpp.why_no_library() == "EMIM_CPP_VECTOR is '24', which is none of 16, 32, 64 bytes"
     x = torch.zeros(1, 1, 2, 3, 3, 4)
-    assert explain(x, x, x, torch.zeros(1, 3, 3)).backend == "dense"
+    assert explain_backend(x, x, x, torch.zeros(1, 3, 3)).backend == "dense"
 
 
 @needs_library
@@ -124,11 +124,11 @@ def test_memory_layout_changes_nothing_and_is_kept() -> None:
 @needs_library
 def test_affinity_is_kept_only_where_it_is_wanted() -> None:
     inputs = make_inputs((1, 1, 3, 4, 5, 16, 3, 3))
-    context, affinity = native.cost_volume_native(*inputs, with_affinity=False)
+    context, affinity = cpp.cost_volume_cpp(*inputs, with_affinity=False)
     assert affinity.numel() == 0
-    assert torch.equal(context, cost_volume_attention(*inputs, backend="native", return_affinity=True)[0])
+    assert torch.equal(context, cost_volume_attention(*inputs, backend="cpp", return_affinity=True)[0])
     leaves = [x.requires_grad_() for x in inputs]
-    cost_volume_attention(*leaves, backend="native").sum().backward()
+    cost_volume_attention(*leaves, backend="cpp").sum().backward()
     exact = [x.detach().double().requires_grad_() for x in inputs]
     cost_volume_attention(*exact, backend="reference").sum().backward()
     for x, y in zip(leaves, exact, strict=True):
@@ -138,7 +138,7 @@ def test_affinity_is_kept_only_where_it_is_wanted() -> None:
 @needs_library
 def test_frozen_inputs_get_no_gradient() -> None:
     q, k, v, rpb = make_inputs((1, 1, 2, 3, 3, 16, 3, 3))
-    cost_volume_attention(q.requires_grad_(), k, v, rpb, backend="native").sum().backward()
+    cost_volume_attention(q.requires_grad_(), k, v, rpb, backend="cpp").sum().backward()
     assert q.grad is not None
     assert k.grad is v.grad is rpb.grad is None
 
@@ -177,10 +177,10 @@ def test_exported_graphs_hold_no_operator_of_ours() -> None:
 
 
 def in_a_new_process(tmp_path: Path, **environment: str) -> str:
-    """What `explain` says of a small CPU input where nothing was compiled yet."""
+    """What `explain_backend` says of a small CPU input where nothing was compiled yet."""
     code = (
-        "import torch; from emim.ops import explain; x = torch.zeros(1, 1, 2, 3, 3, 4);"
-        "print(explain(x, x, x, torch.zeros(1, 3, 3)))"
+        "import torch; from emim.ops import explain_backend; x = torch.zeros(1, 1, 2, 3, 3, 4);"
+        "print(explain_backend(x, x, x, torch.zeros(1, 3, 3)))"
     )
     variables = {"PATH": "", "EMIM_CACHE": str(tmp_path / "cache"), **environment}
     result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=120)
@@ -197,7 +197,7 @@ def compiler(path: Path, script: str) -> str:
 def test_without_a_compiler_dense_runs(tmp_path: Path) -> None:
     said = in_a_new_process(tmp_path)
     assert said.startswith("dense")
-    assert "not native: no C++ compiler (looked for CXX and g++, clang++, c++)" in said
+    assert "not cpp: no C++ compiler (looked for CXX and g++, clang++, c++)" in said
 
 
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
@@ -232,4 +232,4 @@ def test_the_library_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @needs_library
 def test_explain_names_it_on_cpus() -> None:
     x = torch.zeros(1, 1, 2, 3, 3, 4)
-    assert explain(x, x, x, torch.zeros(1, 3, 3)).backend == "native"
+    assert explain_backend(x, x, x, torch.zeros(1, 3, 3)).backend == "cpp"

@@ -1,4 +1,4 @@
-"""The motion MLP in PyTorch, and when the kernels run instead; test_fused_motion.py is about those."""
+"""The motion MLP in PyTorch, and when the kernels run instead; test_triton_motion.py is about those."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from backends_here import why_not
 from emim.errors import OpInputError, UnknownNameError
 from emim.nn.emim import QuickGELU
-from emim.ops import explain, motion_mlp
+from emim.ops import explain_backend, motion_mlp
 from emim.ops.backends import ENVIRONMENT_VARIABLE
 
 
@@ -56,33 +56,33 @@ def test_the_affinity_is_rounded_to_the_dtype_of_the_weights() -> None:
     assert torch.equal(motion, motion_mlp(affinity.bfloat16().float(), *weights_of(first, last), backend="dense"))
 
 
-@pytest.mark.skipif(why_not("fused") is not None, reason="the fused kernels cannot run here")
+@pytest.mark.skipif(why_not("triton") is not None, reason="the fused kernels cannot run here")
 def test_which_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from emim.ops import triton as fused
+    from emim.ops import triton
 
     ran = []
-    kernels = fused.motion_mlp_fused
-    monkeypatch.setattr(fused, "motion_mlp_fused", lambda *x, **y: ran.append(True) or kernels(*x, **y))
+    kernels = triton.motion_mlp_triton
+    monkeypatch.setattr(triton, "motion_mlp_triton", lambda *x, **y: ran.append(True) or kernels(*x, **y))
 
-    def runs_fused(backend: str | None) -> bool:
+    def runs_triton(backend: str | None) -> bool:
         ran.clear()
         motion_mlp(torch.zeros(1, 1, 1, 1, 1, 9), *weights_of(*layers()), backend=backend)
         return bool(ran)
 
-    assert runs_fused("fused")
+    assert runs_triton("triton")
     q = torch.zeros(1, 1, 1, 1, 1, 4)
-    assert runs_fused("auto") == (explain(q, q, q, torch.zeros(1, 3, 3), backend="auto").backend == "fused")
-    assert not runs_fused("dense")
-    assert not runs_fused("reference")
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "fused")
-    assert runs_fused(None)
-    assert not runs_fused("dense")
+    assert runs_triton("auto") == (explain_backend(q, q, q, torch.zeros(1, 3, 3), backend="auto").backend == "triton")
+    assert not runs_triton("dense")
+    assert not runs_triton("reference")
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "triton")
+    assert runs_triton(None)
+    assert not runs_triton("dense")
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "dense")
-    assert not runs_fused(None)
+    assert not runs_triton(None)
 
 
 def test_a_backend_that_does_not_exist_is_named() -> None:
-    with pytest.raises(UnknownNameError, match=r"no backend 'fuse' of .*did you mean 'fused'"):
+    with pytest.raises(UnknownNameError, match=r"no backend 'fuse' of .*did you mean 'triton'"):
         motion_mlp(torch.zeros(1, 1, 1, 1, 1, 9), *weights_of(*layers()), backend="fuse")
 
 

@@ -93,5 +93,5 @@ def test_nothing_is_timed_while_a_graph_is_recorded(
 @pytest.mark.parametrize("tune", ["0", "1"])
 def test_a_gpu_too_small_for_any_is_told_of(tune: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(tiles.TUNING_VARIABLE, tune)
-    with pytest.raises(OpInputError, match="too little shared memory for the fused backend; use backend 'dense'"):
+    with pytest.raises(OpInputError, match="too little shared memory for the triton backend; use backend 'dense'"):
         run_fastest("shape", torch.float16, CANDIDATES, Kernel(LARGE, MIDDLE, SMALL))

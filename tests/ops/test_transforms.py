@@ -16,7 +16,7 @@ from torch.export import Dim
 import emim
 from emim.errors import OpInputError
 from emim.nn import EMIM
-from emim.ops import BACKENDS, backends, cost_volume_attention, explain, motion_mlp
+from emim.ops import BACKENDS, backends, cost_volume_attention, explain_backend, motion_mlp
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 HERE = [name for name, backend in BACKENDS.items() if backend.why_not_here(torch.device("cpu")) is None]
@@ -75,14 +75,14 @@ def second_gradients(backend: str | None) -> list[Tensor]:
     return list(torch.autograd.grad(penalty, [*inputs, weight]))
 
 
-@pytest.mark.skipif("native" not in HERE, reason="the compiled backend cannot run here")
+@pytest.mark.skipif("cpp" not in HERE, reason="the compiled backend cannot run here")
 def test_gradients_of_gradients_are_those_of_dense_with_one_warning() -> None:
     expected = second_gradients("dense")
-    with pytest.warns(UserWarning, match="gradients of gradients: backend 'native' has none; using those of 'dense'"):
+    with pytest.warns(UserWarning, match="gradients of gradients: backend 'cpp' has none; using those of 'dense'"):
         ours = second_gradients(None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        second_gradients("native")
+        second_gradients("cpp")
     for x, y in zip(ours, expected, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
 
@@ -93,19 +93,19 @@ def test_function_transforms_run_dense_with_one_warning() -> None:
     def loss(q: Tensor, backend: str | None = None) -> Tensor:
         return cost_volume_attention(q, k, v, rpb, backend=backend).square().sum()
 
-    if "native" in HERE:
+    if "cpp" in HERE:
         with pytest.warns(UserWarning, match=r"transforms of torch.func need 'dense'"):
             torch.func.grad(loss)(q)
-        with pytest.raises(OpInputError, match=r"'native' cannot run: the transforms of torch.func need 'dense'"):
-            torch.func.grad(lambda q: loss(q, "native"))(q)
+        with pytest.raises(OpInputError, match=r"'cpp' cannot run: the transforms of torch.func need 'dense'"):
+            torch.func.grad(lambda q: loss(q, "cpp"))(q)
     with warnings.catch_warnings():
-        if "native" in HERE:
+        if "cpp" in HERE:
             warnings.simplefilter("error")
         ours = torch.func.grad(loss)(q)
         _, pull = torch.func.vjp(loss, q)
     torch.testing.assert_close(ours, torch.func.grad(lambda q: loss(q, "reference"))(q), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(pull(torch.tensor(1.0))[0], ours)
-    assert "torch.func" not in str(explain(q, k, v, rpb))  # outside of them nothing changes
+    assert "torch.func" not in str(explain_backend(q, k, v, rpb))  # outside of them nothing changes
 
 
 @pytest.mark.filterwarnings("ignore:cost_volume_attention")

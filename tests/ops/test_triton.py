@@ -1,4 +1,4 @@
-"""The fused backend against the reference computed in float64, on a GPU or in Triton's interpreter.
+"""The triton backend against the reference computed in float64, on a GPU or in Triton's interpreter.
 
 Inputs are new in every run; a failing test prints its seed. Memory that PyTorch hands out uninitialised is filled
 with NaN throughout, so that a result that no program writes is seen.
@@ -90,7 +90,7 @@ def assert_equal_results(ours: list[Tensor | None], exact: list[Tensor | None], 
 )
 def test_values_and_every_gradient_equal_the_reference(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     inputs = make_inputs(shape, dtype)
-    assert_equal_results(run(inputs, "fused"), run_exactly(inputs), TOLERANCES[dtype])
+    assert_equal_results(run(inputs, "triton"), run_exactly(inputs), TOLERANCES[dtype])
 
 
 @settings(max_examples=5, deadline=None)
@@ -104,13 +104,13 @@ def test_any_size_equals_the_reference(
     grid: tuple[int, int, int], window: tuple[int, int], width: int, seed: int
 ) -> None:
     inputs = make_inputs((1, 1, *grid, width, *window), seed=seed)
-    assert_equal_results(run(inputs, "fused"), run_exactly(inputs), TOLERANCES[torch.float32])
+    assert_equal_results(run(inputs, "triton"), run_exactly(inputs), TOLERANCES[torch.float32])
 
 
 @pytest.mark.parametrize("through", ["context", "affinity"])
 def test_gradients_through_one_output_alone(through: str) -> None:
     inputs = make_inputs((1, 1, 2, 4, 5, 16, 3, 3))
-    assert_equal_results(run(inputs, "fused", through), run_exactly(inputs, through), TOLERANCES[torch.float32])
+    assert_equal_results(run(inputs, "triton", through), run_exactly(inputs, through), TOLERANCES[torch.float32])
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="on a GPU the fastest tiling is taken")
@@ -126,17 +126,17 @@ def test_every_tiling_gives_the_same(tiling: tiles.Tiling, monkeypatch: pytest.M
     for kernel in ("FORWARD", "QUERIES", "KEYS"):
         monkeypatch.setattr(tiles, kernel, dataclasses.replace(getattr(tiles, kernel), interpreted=tiling))
     inputs = make_inputs((1, 1, 1, 5, 17, 16, 5, 3))
-    assert_equal_results(run(inputs, "fused"), run_exactly(inputs), TOLERANCES[torch.float32])
+    assert_equal_results(run(inputs, "triton"), run_exactly(inputs), TOLERANCES[torch.float32])
 
 
 def test_affinity_is_stored_only_if_asked_for() -> None:
     inputs = make_inputs((1, 1, 3, 4, 5, 16, 3, 3))
     context, affinity, _ = _cost_volume(*inputs, False)
     assert affinity.numel() == 0
-    assert torch.equal(context, cost_volume_attention(*inputs, backend="fused", return_affinity=True)[0])
+    assert torch.equal(context, cost_volume_attention(*inputs, backend="triton", return_affinity=True)[0])
 
     leaves = [x.clone().requires_grad_() for x in inputs]
-    cost_volume_attention(*leaves, backend="fused").sum().backward()  # its gradient has no memory of its own
+    cost_volume_attention(*leaves, backend="triton").sum().backward()  # its gradient has no memory of its own
     exact = [x.double().requires_grad_() for x in inputs]
     cost_volume_attention(*exact, backend="reference").sum().backward()
     for x, y in zip(leaves, exact, strict=True):
@@ -146,7 +146,7 @@ def test_affinity_is_stored_only_if_asked_for() -> None:
 def test_frozen_bias_gets_no_gradient() -> None:
     q, k, v, rpb = make_inputs((1, 1, 2, 3, 3, 16, 3, 3))
     leaves = [x.requires_grad_() for x in (q, k, v)]
-    cost_volume_attention(*leaves, rpb, backend="fused").sum().backward()
+    cost_volume_attention(*leaves, rpb, backend="triton").sum().backward()
     assert rpb.grad is None
     assert all(x.grad is not None for x in leaves)
 
@@ -155,7 +155,7 @@ def test_unused_frames_are_not_read_and_have_no_gradient() -> None:
     inputs = make_inputs((1, 1, 3, 3, 4, 16, 3, 3))
     q, k, v, _ = inputs
     q[:, :, -1], k[:, :, 0], v[:, :, 0] = float("nan"), float("nan"), float("nan")
-    context, affinity, grad_q, grad_k, grad_v, grad_rpb = run(inputs, "fused")
+    context, affinity, grad_q, grad_k, grad_v, grad_rpb = run(inputs, "triton")
     for x in (context, affinity, grad_q, grad_k, grad_v, grad_rpb):
         assert torch.isfinite(x).all()
     assert not grad_q[:, :, -1].any()
@@ -167,22 +167,22 @@ def test_unused_frames_are_not_read_and_have_no_gradient() -> None:
 
 def test_memory_layout_changes_nothing() -> None:
     q, k, v, rpb = make_inputs((1, 2, 2, 3, 5, 16, 3, 3))
-    expected = run((q, k, v, rpb), "fused")
+    expected = run((q, k, v, rpb), "triton")
     # As a linear layer for all three makes them: [B, T, H, W, 3, N, D].
     qkv = torch.stack([q, k, v]).permute(1, 3, 4, 5, 0, 2, 6).contiguous()
     views = tuple(qkv.permute(4, 0, 5, 1, 2, 3, 6))
-    results = run((*views, rpb), "fused")
+    results = run((*views, rpb), "triton")
     assert results[0].permute(0, 2, 3, 4, 1, 5).is_contiguous()  # heads side by side again, without a copy
     # Channels apart, which the kernels cannot index.
     apart = tuple(x.transpose(4, 5).contiguous().transpose(4, 5) for x in (q, k, v))
-    for other in (results, run((*apart, rpb.transpose(1, 2).contiguous().transpose(1, 2)), "fused")):
+    for other in (results, run((*apart, rpb.transpose(1, 2).contiguous().transpose(1, 2)), "triton")):
         for x, y in zip(other, expected, strict=True):
             assert torch.equal(x, y)
 
 
 def test_bit_identical_from_run_to_run() -> None:
     inputs = make_inputs((1, 1, 2, 9, 3, 16, 3, 3), torch.float16)
-    for x, y in zip(run(inputs, "fused"), run(inputs, "fused"), strict=True):
+    for x, y in zip(run(inputs, "triton"), run(inputs, "triton"), strict=True):
         assert torch.equal(x, y)
 
 
@@ -196,9 +196,11 @@ def test_compiles_as_one_graph_with_gradients() -> None:
     inputs = make_inputs((1, 1, 2, 3, 4, 16, 3, 3))
     results = []
     compiled = torch.compile(
-        lambda *x: cost_volume_attention(*x, backend="fused", return_affinity=True), backend="aot_eager", fullgraph=True
+        lambda *x: cost_volume_attention(*x, backend="triton", return_affinity=True),
+        backend="aot_eager",
+        fullgraph=True,
     )
-    for op in (compiled, lambda *x: cost_volume_attention(*x, backend="fused", return_affinity=True)):
+    for op in (compiled, lambda *x: cost_volume_attention(*x, backend="triton", return_affinity=True)):
         leaves = [x.clone().requires_grad_() for x in inputs]
         context, affinity = op(*leaves)
         (context.square().sum() + affinity.square().sum()).backward()
@@ -210,7 +212,7 @@ def test_compiles_as_one_graph_with_gradients() -> None:
 def test_exports() -> None:
     class Op(torch.nn.Module):
         def forward(self, q: Tensor, k: Tensor, v: Tensor, rpb: Tensor) -> Tensor:
-            return cost_volume_attention(q, k, v, rpb, backend="fused")
+            return cost_volume_attention(q, k, v, rpb, backend="triton")
 
     shape = (1, 1, 2, 3, 3, 16, 3, 3)
     exported = torch.export.export(Op(), make_inputs(shape)).module()

@@ -72,7 +72,7 @@ def run_exactly(inputs: Inputs) -> dict[str, Tensor]:
     return {"motion": motion.detach()} | {name: x.grad for name, x in zip(NAMES, leaves, strict=True)}
 
 
-def run(inputs: Inputs, backend: str = "fused") -> dict[str, Tensor]:
+def run(inputs: Inputs, backend: str = "triton") -> dict[str, Tensor]:
     """The same by a backend."""
     leaves = [x.detach().requires_grad_() for x in inputs]
     motion = motion_mlp(*leaves, backend=backend)
@@ -159,9 +159,9 @@ def test_memory_layout_changes_nothing() -> None:
     leaves = [x.clone().requires_grad_() for x in inputs]
     weights = weights_of_loss(expected["motion"].shape, torch.float32)
     for layout in (weights.contiguous(), weights.movedim(5, 0).contiguous().movedim(0, 5)):
-        grads = torch.autograd.grad(motion_mlp(*leaves, backend="fused"), leaves, layout)
+        grads = torch.autograd.grad(motion_mlp(*leaves, backend="triton"), leaves, layout)
         assert all(torch.equal(x, expected[name]) for x, name in zip(grads, NAMES, strict=True))
-    grads = torch.autograd.grad(motion_mlp(*leaves, backend="fused").sum(), leaves)
+    grads = torch.autograd.grad(motion_mlp(*leaves, backend="triton").sum(), leaves)
     exact = [x.double().requires_grad_() for x in inputs]
     for x, y in zip(grads, torch.autograd.grad(definition(*exact).sum(), exact), strict=True):
         torch.testing.assert_close(x.double(), y, rtol=1e-5, atol=1e-5)
@@ -172,7 +172,7 @@ def test_frozen_inputs_get_no_gradient(frozen: tuple[str, ...]) -> None:
     inputs = make_inputs((1, 1, 1, 3, 3), 9, 36, 16)
     expected = run(inputs)
     leaves = {name: x.clone().requires_grad_(name not in frozen) for name, x in zip(NAMES, inputs, strict=True)}
-    motion = motion_mlp(*leaves.values(), backend="fused")
+    motion = motion_mlp(*leaves.values(), backend="triton")
     motion.backward(weights_of_loss(motion.shape, motion.dtype))
     for name, x in leaves.items():
         assert x.grad is None if name in frozen else torch.equal(x.grad, expected[name])
@@ -206,7 +206,7 @@ def test_the_hidden_units_are_never_stored() -> None:
     kept: list[Tensor] = []
     leaves = [x.requires_grad_() for x in inputs]
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        motion_mlp(*leaves, backend="fused")
+        motion_mlp(*leaves, backend="triton")
     assert sum(x.numel() for x in kept) <= sum(x.numel() for x in inputs)
 
 
@@ -237,8 +237,8 @@ def test_operator_is_registered_as_pytorch_wants_it() -> None:
 def test_compiles_as_one_graph_with_gradients(autocast: bool) -> None:
     inputs = make_inputs((1, 2, 2, 3, 4), 9, 36, 16)
     results = []
-    compiled = torch.compile(lambda *x: motion_mlp(*x, backend="fused"), backend="aot_eager", fullgraph=True)
-    for op in (compiled, lambda *x: motion_mlp(*x, backend="fused")):
+    compiled = torch.compile(lambda *x: motion_mlp(*x, backend="triton"), backend="aot_eager", fullgraph=True)
+    for op in (compiled, lambda *x: motion_mlp(*x, backend="triton")):
         leaves = [x.clone().requires_grad_() for x in inputs]
         with torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
             motion = op(*leaves)
@@ -252,7 +252,7 @@ def test_compiles_as_one_graph_with_gradients(autocast: bool) -> None:
 def test_exports() -> None:
     class Op(torch.nn.Module):
         def forward(self, *inputs: Tensor) -> Tensor:
-            return motion_mlp(*inputs, backend="fused")
+            return motion_mlp(*inputs, backend="triton")
 
     sizes = ((1, 2, 2, 3, 3), 9, 36, 16)
     exported = torch.export.export(Op(), make_inputs(*sizes)).module()
@@ -263,12 +263,12 @@ def test_exports() -> None:
 def test_what_the_kernels_cannot_take_is_named() -> None:
     inputs = make_inputs((1, 1, 1, 2, 2), 9, 20, 16)
     doubled = [x.double() for x in inputs]
-    with pytest.raises(OpInputError, match=r"'fused' of motion_mlp cannot run: it takes an affinity in float32, not"):
-        motion_mlp(doubled[0], *inputs[1:], backend="fused")
+    with pytest.raises(OpInputError, match=r"'triton' of motion_mlp cannot run: it takes an affinity in float32, not"):
+        motion_mlp(doubled[0], *inputs[1:], backend="triton")
     with pytest.raises(OpInputError, match=r"it takes float32, float16 and bfloat16, not torch\.float64"):
-        motion_mlp(*doubled, backend="fused")
+        motion_mlp(*doubled, backend="triton")
     with pytest.raises(OpInputError, match="256 displacements, more than 225"):
-        motion_mlp(*make_inputs((1, 1, 1, 1, 1), 256, 4, 4), backend="fused")
+        motion_mlp(*make_inputs((1, 1, 1, 1, 1), 256, 4, 4), backend="triton")
     with pytest.raises(OpInputError, match="the head width 130 is above 128"):
-        motion_mlp(*make_inputs((1, 1, 1, 1, 1), 9, 4, 130), backend="fused")
+        motion_mlp(*make_inputs((1, 1, 1, 1, 1), 9, 4, 130), backend="triton")
     assert motion_mlp(*doubled, backend="auto").dtype == torch.float64

@@ -19,7 +19,7 @@ from emim.bench.memory import PeakMemory, Work, peak_in_fresh_process, peak_on_g
 from emim.bench.peers import Op, OpPeer, OpProblem, Outputs
 from emim.bench.peers_installed import op_peers
 from emim.errors import ProcessError
-from emim.ops import cost_volume_attention, explain
+from emim.ops import cost_volume_attention, explain_backend
 
 FLOOR = "bare-products"
 PUBLISHED = "published-cuda"
@@ -55,7 +55,7 @@ def bench_op(
     known = op_peers(published_source)
     with settings.applied():
         inputs = problem.inputs(settings.device)
-        base = explain(*inputs, backend="auto").backend
+        base = explain_backend(*inputs, backend="auto").backend
         names = select(peers, known, (base, FLOOR, *((PUBLISHED,) if published_source else ())))
         runs: dict[tuple[str, str], Callable[[], object]] = {}
         reasons = {name: known[name].why_not(problem, settings.device, False) for name in names}

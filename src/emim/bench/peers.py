@@ -22,7 +22,7 @@ from torch import Tensor
 
 from emim.bench.measuring import DTYPES
 from emim.errors import ConfigError, OpInputError
-from emim.ops import cost_volume_attention, explain
+from emim.ops import cost_volume_attention, explain_backend
 from emim.ops.common import PAD_VALUE
 
 LAYOUTS = ("contiguous", "projection")
@@ -137,13 +137,13 @@ def own_backend(name: str) -> OpPeer:
 
 def _why_backend_cannot(name: str, problem: OpProblem, device: str) -> str | None:
     """Why the backend cannot take such tensors, or None if it can."""
-    if name == "fused" and os.environ.get("TRITON_INTERPRET") == "1":
+    if name == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
         return "Triton's interpreter is on (TRITON_INTERPRET=1), whose time means nothing"
     small = problem.tiny()
     x = torch.empty(1, small.heads, 1, small.height, small.width, small.head_width, dtype=small.torch_dtype)
     x = x.to(device)
     try:
-        explain(x, x, x, torch.empty(small.heads, small.window, small.window, device=device), backend=name)
+        explain_backend(x, x, x, torch.empty(small.heads, small.window, small.window, device=device), backend=name)
     except OpInputError as error:
         return str(error).partition("cannot run: ")[2] or str(error)
     return None

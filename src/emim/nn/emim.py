@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from emim.errors import ClipSizeError
 from emim.nn.layers import check_heads, init_linear
-from emim.ops import cost_volume_attention, explain, motion_mlp, quick_gelu
+from emim.ops import cost_volume_attention, explain_backend, motion_mlp, quick_gelu
 from emim.ops.common import has_values
 
 __all__ = ["EMIM", "MotionStart", "QuickGELU"]
@@ -121,7 +121,7 @@ class EMIM(nn.Module):
         q_BNTHWD, k_BNTHWD, v_BNTHWD = (
             self.qkv(x_BLC).reshape(B, T, H, W, 3, self.num_heads, C // self.num_heads).permute(4, 0, 5, 1, 2, 3, 6)
         )
-        backend = explain(q_BNTHWD, k_BNTHWD, v_BNTHWD, self.rpb, backend=self.backend).backend
+        backend = explain_backend(q_BNTHWD, k_BNTHWD, v_BNTHWD, self.rpb, backend=self.backend).backend
         appearance_BNTHWD, affinity_BNTHWP = cost_volume_attention(
             q_BNTHWD, k_BNTHWD, v_BNTHWD, self.rpb, backend=backend, return_affinity=True
         )

@@ -2,7 +2,7 @@
 
 A backend takes whole clips (unscaled queries, every frame) and returns context and raw affinity. The portable ones,
 "dense" and "reference", are functions of frame pairs; forming pairs and repeating the last frame is done here for
-both. "native" (CPUs, compiled on first use) and "fused" (NVIDIA GPUs, Triton) do all of it themselves, but only on some
+both. "cpp" (CPUs, compiled on first use) and "triton" (NVIDIA GPUs, Triton) do all of it themselves, but only on some
 machines and for some tensors, and say why not for others.
 
 Shape suffixes as in `emim.ops.cost_volume`.
@@ -11,8 +11,7 @@ Shape suffixes as in `emim.ops.cost_volume`.
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -22,12 +21,14 @@ import torch
 from torch import Tensor
 
 from emim.errors import OpInputError, UnknownNameError
-from emim.ops import cpp as native
+from emim.ops import cpp
 from emim.ops.common import (
     WHY_NO_TRITON,
     being_exported,
     constant_while_compiling,
+    on_frame_pairs,
     under_function_transform,
+    warn_once,
     without_autocast,
 )
 from emim.ops.dense import cost_volume_dense
@@ -113,19 +114,7 @@ class OfPairs:
     def run(
         self, q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor, *, with_affinity: bool
     ) -> tuple[Tensor, Tensor]:
-        compute_dtype = torch.float64 if q_BNTHWD.dtype == torch.float64 else torch.float32
-        T, D = q_BNTHWD.shape[2], q_BNTHWD.shape[5]
-        first, second = (slice(0, -1), slice(1, None)) if T > 1 else (slice(None), slice(None))
-        context, affinity = self.function(
-            q_BNTHWD[:, :, first].to(compute_dtype) * D**-0.5,
-            k_BNTHWD[:, :, second].to(compute_dtype),
-            v_BNTHWD[:, :, second].to(compute_dtype),
-            rpb_NIJ.to(compute_dtype),
-        )
-        if T > 1:
-            context = _repeat_last_frame(context)
-            affinity = _repeat_last_frame(affinity) if with_affinity else affinity
-        return context.to(q_BNTHWD.dtype), affinity
+        return on_frame_pairs(self.function, q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ, with_affinity=with_affinity)
 
     def why_not_here(self, device: torch.device) -> str | None:
         del device
@@ -136,28 +125,28 @@ class OfPairs:
         return None
 
 
-class Native:
+class Cpp:
     """The compiled library of `emim.ops.cpp`, on CPUs."""
 
     def run(
         self, q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor, *, with_affinity: bool
     ) -> tuple[Tensor, Tensor]:
-        return native.cost_volume_native(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ, with_affinity=with_affinity)
+        return cpp.cost_volume_cpp(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ, with_affinity=with_affinity)
 
     def why_not_here(self, device: torch.device) -> str | None:
         if device.type != "cpu":
             return f"it needs the CPU, and the tensors are on {device}"
-        reason: str | None = native.why_no_library()
+        reason: str | None = cpp.why_no_library()
         return reason
 
     def why_not_these(self, q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> str | None:
         del rpb_NIJ
         if _transformed():
             return _NO_TRANSFORMS
-        return None if native.takes(q_BNTHWD.dtype) else f"as compiled here it does not take {q_BNTHWD.dtype}"
+        return None if cpp.takes(q_BNTHWD.dtype) else f"as compiled here it does not take {q_BNTHWD.dtype}"
 
 
-class Fused:
+class Triton:
     """The Triton kernels of `emim.ops.triton`, on a GPU or in Triton's interpreter."""
 
     _DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
@@ -168,14 +157,14 @@ class Fused:
     def run(
         self, q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor, *, with_affinity: bool
     ) -> tuple[Tensor, Tensor]:
-        return fused.cost_volume_fused(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ, with_affinity=with_affinity)
+        return triton.cost_volume_triton(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ, with_affinity=with_affinity)
 
     def why_not_here(self, device: torch.device) -> str | None:
         if WHY_NO_TRITON is not None:
             return WHY_NO_TRITON
-        if fused.TOO_OLD is not None:
-            return fused.TOO_OLD
-        if fused.INTERPRETED:
+        if triton.TOO_OLD is not None:
+            return triton.TOO_OLD
+        if triton.INTERPRETED:
             return None
         if device.type != "cuda" or torch.version.cuda is None:
             return f"it needs an NVIDIA GPU, and the tensors are on {device}"
@@ -198,19 +187,22 @@ class Fused:
 
 if WHY_NO_TRITON is None:
     # Not on first use: operators cannot be registered while torch.compile looks on.
-    from emim.ops import triton as fused
+    from emim.ops import triton
 
 BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType(
     {
         "reference": OfPairs(cost_volume_reference),
         "dense": OfPairs(cost_volume_dense),
-        "native": Native(),
-        "fused": Fused(),
+        "cpp": Cpp(),
+        "triton": Triton(),
     }
 )
 """Backends by name."""
 
-_FAST: Final = ("fused", "native")
+_RENAMED: Final = {"native": "cpp", "fused": "triton"}
+"""Names of version 0.1."""
+
+_FAST: Final = ("triton", "cpp")
 """Faster than dense wherever they can run, in the order in which they are asked."""
 
 
@@ -231,19 +223,21 @@ class Choice:
 
 
 def choose(q_BNTHWD: Tensor, rpb_NIJ: Tensor, backend: str | None = None) -> Choice:
-    """Which backend runs for such tensors.
+    """Choose the backend for such tensors, by their device, dtype and shape.
 
-    It follows from their device, dtype and shape; all backends give the affinity where it is wanted, at little extra
-    cost, so that plays no part. A name given in the call is binding. One from the environment variable
-    EMIM_OPS_BACKEND is a wish: where that backend cannot run, dense does. "auto", the default, is the fastest that can
-    run, "fused" only after it agreed with the reference in a small trial on the device. While a graph is exported
-    "auto" is dense, which consists of PyTorch's own operators.
+    A name given in the call is binding. The environment variable EMIM_OPS_BACKEND is a preference; if that backend
+    cannot run, `dense` is used. "auto", the default, is the fastest that can run, "triton" only after it agreed with
+    the reference in a small trial on the device. While a graph is exported "auto" is `dense`, which consists of
+    PyTorch's own operators.
 
     Raises:
         UnknownNameError: no such backend.
         OpInputError: the backend named in the call cannot take such tensors.
     """
     name = os.environ.get(ENVIRONMENT_VARIABLE) or AUTO if backend is None else backend
+    if name in _RENAMED:
+        warn_once(f"backend {name!r} is now {_RENAMED[name]!r}; the old name works until version 0.3", FutureWarning)
+        name = _RENAMED[name]
     if name == AUTO:
         return _fastest(q_BNTHWD, rpb_NIJ)
     if name not in BACKENDS:
@@ -255,7 +249,7 @@ def choose(q_BNTHWD: Tensor, rpb_NIJ: Tensor, backend: str | None = None) -> Cho
         return Choice(name)
     if backend is not None:
         raise OpInputError(f"backend {name!r} cannot run: {reason}")
-    _warn_once(f"{ENVIRONMENT_VARIABLE}={name}: {reason}; using {FALLBACK!r}")
+    warn_once(f"{ENVIRONMENT_VARIABLE}={name}: {reason}; using {FALLBACK!r}")
     return Choice(FALLBACK, {name: reason})
 
 
@@ -264,17 +258,17 @@ def _fastest(q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> Choice:
         return Choice(FALLBACK, dict.fromkeys(_FAST, "a graph is being exported"))
     refused: dict[str, str] = {}
     for name in _FAST:
-        if name == "fused" and WHY_NO_TRITON is None and fused.INTERPRETED:
+        if name == "triton" and WHY_NO_TRITON is None and triton.INTERPRETED:
             refused[name] = "Triton runs in its interpreter, which is for tests"
             continue
         reason = BACKENDS[name].why_not_here(q_BNTHWD.device)
         if reason is None:
             reason = BACKENDS[name].why_not_these(q_BNTHWD, rpb_NIJ)
-            if reason is None and name == "fused":
+            if reason is None and name == "triton":
                 reason = _why_not_trusted(name, str(q_BNTHWD.device), q_BNTHWD.dtype)
             if reason is None:
                 return Choice(name, refused)
-            _warn_once(f"cost_volume_attention: {reason} (backend {name!r}); using slower ones")
+            warn_once(f"cost_volume_attention: {reason} (backend {name!r}); using slower ones")
         refused[name] = reason
     return Choice(FALLBACK, refused)
 
@@ -296,51 +290,8 @@ def _run_of(name: str) -> Run:
     return partial(BACKENDS[name].run, with_affinity=True)
 
 
-def gradients_by_dense(
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
-    grad_outputs: tuple[Tensor, Tensor | None],
-    wanted: Sequence[bool],
-    backend: str,
-) -> list[Tensor | None]:
-    """Gradients of q, k, v and rpb that have gradients themselves, for backends whose own have none; warns once.
-
-    Args:
-        inputs: q, k, v and rpb as the operator was called with.
-        grad_outputs: gradients of context and affinity, None for zeros.
-        wanted: True for each input whose gradient is wanted.
-        backend: its name, for the warning.
-    """
-    _warn_once(f"gradients of gradients: backend {backend!r} has none; using those of {FALLBACK!r}, which is slower")
-    with without_autocast(inputs[0].device):
-        outputs = BACKENDS[FALLBACK].run(*inputs, with_affinity=grad_outputs[1] is not None)
-    pairs = [(output, grad) for output, grad in zip(outputs, grad_outputs, strict=True) if grad is not None]
-    grads = iter(
-        torch.autograd.grad(
-            [output for output, _ in pairs],
-            [x for x, want in zip(inputs, wanted, strict=False) if want],
-            [grad for _, grad in pairs],
-            create_graph=True,
-            allow_unused=True,
-        )
-    )
-    return [next(grads) if want else None for _, want in zip(inputs, wanted, strict=False)]
-
-
 _NO_TRANSFORMS: Final = "the transforms of torch.func need 'dense' or 'reference'"
 
 
 def _transformed() -> bool:
     return not torch.compiler.is_compiling() and under_function_transform()
-
-
-def _repeat_last_frame(x_BNTHWC: Tensor) -> Tensor:
-    return torch.cat([x_BNTHWC, x_BNTHWC[:, :, -1:]], dim=2)
-
-
-_warned: set[str] = set()
-
-
-def _warn_once(message: str) -> None:
-    if message not in _warned and not torch.compiler.is_compiling():
-        _warned.add(message)
-        warnings.warn(message, stacklevel=2)

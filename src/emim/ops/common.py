@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
@@ -116,3 +117,49 @@ def in_row_blocks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     for number, part_RK in enumerate(torch.split(out_RK, _ROWS)):
         part_RK.copy_(function(blocks_RC[number]) if number else first_RK)
     return out_RK.view(*x.shape[:-1], -1)
+
+
+PairFunction = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From scaled queries, keys and values of frame pairs, and the bias, to context and affinity."""
+
+
+def on_frame_pairs(
+    function: PairFunction,
+    q_BNTHWD: Tensor,
+    k_BNTHWD: Tensor,
+    v_BNTHWD: Tensor,
+    rpb_NIJ: Tensor,
+    *,
+    with_affinity: bool,
+) -> tuple[Tensor, Tensor]:
+    """Call a function of frame pairs: each frame with the next, the last pair twice (docs/method.md, step 2).
+
+    One frame is paired with itself. The function computes in float32, in float64 for inputs in that.
+    """
+    compute_dtype = torch.float64 if q_BNTHWD.dtype == torch.float64 else torch.float32
+    T, D = q_BNTHWD.shape[2], q_BNTHWD.shape[5]
+    first, second = (slice(0, -1), slice(1, None)) if T > 1 else (slice(None), slice(None))
+    context, affinity = function(
+        q_BNTHWD[:, :, first].to(compute_dtype) * D**-0.5,
+        k_BNTHWD[:, :, second].to(compute_dtype),
+        v_BNTHWD[:, :, second].to(compute_dtype),
+        rpb_NIJ.to(compute_dtype),
+    )
+    if T > 1:
+        context = _repeat_last_frame(context)
+        affinity = _repeat_last_frame(affinity) if with_affinity else affinity
+    return context.to(q_BNTHWD.dtype), affinity
+
+
+def _repeat_last_frame(x_BNTHWC: Tensor) -> Tensor:
+    return torch.cat([x_BNTHWC, x_BNTHWC[:, :, -1:]], dim=2)
+
+
+_warned: set[str] = set()
+
+
+def warn_once(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, the first time that this message comes up in the process."""
+    if message not in _warned and not torch.compiler.is_compiling():
+        _warned.add(message)
+        warnings.warn(message, category, stacklevel=3)

@@ -52,7 +52,7 @@ def cost_volume_attention(
     one and repeats the result of the pair (T - 2, T - 1); with T = 1 the frame is paired with itself.
 
     Queries are scaled by D ** -0.5 here. Affinity, softmax and aggregation run in float32 (float64 for
-    float64 inputs) whatever the input dtype and autocast state; the fused backend rounds the probabilities to the
+    float64 inputs) whatever the input dtype and autocast state; the triton backend rounds the probabilities to the
     input dtype before it multiplies them with the values.
 
     Args:
@@ -60,10 +60,11 @@ def cost_volume_attention(
         k_BNTHWD: keys, the same shape, dtype and device.
         v_BNTHWD: values, the same shape, dtype and device.
         rpb_NIJ: bias of each head and displacement, [heads, window height, window width], both odd.
-        backend: "auto" (the fastest that can run), "fused" (Triton kernels, NVIDIA GPUs), "native" (compiled on first
+        backend: "auto" (the fastest that can run), "triton" (Triton kernels, NVIDIA GPUs), "cpp" (compiled on first
             use, CPUs), "dense" (PyTorch's own operators, anywhere) or "reference" (the definition, slow). None
-            leaves it to the environment variable EMIM_OPS_BACKEND, or else is "auto"; see `explain`. Under `torch.func`
-            "auto" is "dense"; gradients of gradients are computed by "dense" whatever the backend. Both warn once.
+            leaves it to the environment variable EMIM_OPS_BACKEND, or else is "auto"; see `explain_backend`. Under
+            `torch.func` "auto" is "dense"; gradients of gradients are computed by "dense" whatever the backend. Both
+            warn once.
         return_affinity: also return the raw affinity (before the softmax), the cost volume.
 
     Returns:
@@ -84,13 +85,13 @@ def cost_volume_attention(
     return (context, affinity) if return_affinity else context
 
 
-def explain(
+def explain_backend(
     q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor, *, backend: str | None = None
 ) -> Choice:
     """Which backend `cost_volume_attention` runs for these arguments, and why others cannot; computes nothing.
 
     >>> x = torch.zeros(1, 1, 2, 4, 4, 8, dtype=torch.float64)
-    >>> str(explain(x, x, x, torch.zeros(1, 3, 3), backend="dense"))
+    >>> str(explain_backend(x, x, x, torch.zeros(1, 3, 3), backend="dense"))
     'dense'
     """
     _check(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ)

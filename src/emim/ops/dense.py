@@ -16,11 +16,13 @@ Z = B * N * T.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emim.ops.common import PAD_VALUE
+from emim.ops.common import PAD_VALUE, on_frame_pairs, warn_once, without_autocast
 
 _QUERIES_PER_BAND = 256
 """Bands are cut so that they hold about this many queries. Larger bands waste arithmetic on keys out of
@@ -103,3 +105,33 @@ def _window_tables(
     entry = dy_hk[:, None, :, None] * J + dx_WW[None, :, None, :]
     entry_of_key_QK = torch.where(within, entry, I * J).reshape(queries, keys)
     return key_of_entry_QP, entry_of_key_QK
+
+
+def gradients_by_dense(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
+    grad_outputs: tuple[Tensor, Tensor | None],
+    wanted: Sequence[bool],
+    backend: str,
+) -> list[Tensor | None]:
+    """Gradients of q, k, v and rpb that have gradients themselves, for backends whose own have none; warns once.
+
+    Args:
+        inputs: q, k, v and rpb as the operator was called with.
+        grad_outputs: gradients of context and affinity, None for zeros.
+        wanted: True for each input whose gradient is wanted.
+        backend: its name, for the warning.
+    """
+    warn_once(f"gradients of gradients: backend {backend!r} has none; using those of 'dense', which is slower")
+    with without_autocast(inputs[0].device):
+        outputs = on_frame_pairs(cost_volume_dense, *inputs, with_affinity=grad_outputs[1] is not None)
+    pairs = [(output, grad) for output, grad in zip(outputs, grad_outputs, strict=True) if grad is not None]
+    grads = iter(
+        torch.autograd.grad(
+            [output for output, _ in pairs],
+            [x for x, want in zip(inputs, wanted, strict=False) if want],
+            [grad for _, grad in pairs],
+            create_graph=True,
+            allow_unused=True,
+        )
+    )
+    return [next(grads) if want else None for _, want in zip(inputs, wanted, strict=False)]

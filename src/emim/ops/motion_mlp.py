@@ -16,7 +16,7 @@ from emim.ops.common import WHY_NO_TRITON, in_row_blocks, without_autocast
 
 if WHY_NO_TRITON is None:
     # Not on first use: operators cannot be registered while torch.compile looks on.
-    from emim.ops import triton as fused
+    from emim.ops import triton
 
 _MOST_DISPLACEMENTS = 15 * 15
 _STEEPNESS = 1.702
@@ -48,9 +48,9 @@ def motion_mlp(
         bias1_U: its bias.
         weight2_DU: weight of the layer from the hidden units.
         bias2_D: its bias.
-        backend: as of `cost_volume_attention`, and chosen in the same way: where that would be "fused" the MLP runs
+        backend: as of `cost_volume_attention`, and chosen in the same way: where that would be "triton" the MLP runs
             in Triton kernels, otherwise in PyTorch. To be sure of what a cost volume chose, name what
-            `emim.ops.explain` says of it.
+            `emim.ops.explain_backend`.
 
     Returns:
         motion_BNTHWD in the dtype of the weights, or that of autocast.
@@ -60,10 +60,10 @@ def motion_mlp(
         UnknownNameError: no such backend.
     """
     _check(affinity_BNTHWP, weight1_UP, bias1_U, weight2_DU, bias2_D)
-    if _runs_fused(affinity_BNTHWP, weight2_DU, backend):
+    if _runs_triton(affinity_BNTHWP, weight2_DU, backend):
         dtype = _dtype_of_factors(weight2_DU)
         with without_autocast(affinity_BNTHWP.device):
-            return fused.motion_mlp_fused(affinity_BNTHWP, weight1_UP, bias1_U, weight2_DU, bias2_D, dtype=dtype)
+            return triton.motion_mlp_triton(affinity_BNTHWP, weight1_UP, bias1_U, weight2_DU, bias2_D, dtype=dtype)
 
     def mlp(affinity: Tensor) -> Tensor:
         return F.linear(quick_gelu(F.linear(affinity.to(weight1_UP.dtype), weight1_UP, bias1_U)), weight2_DU, bias2_D)
@@ -73,18 +73,18 @@ def motion_mlp(
     return motion_BTHWND.permute(0, 4, 1, 2, 3, 5)
 
 
-def _runs_fused(affinity: Tensor, weight2: Tensor, backend: str | None) -> bool:
+def _runs_triton(affinity: Tensor, weight2: Tensor, backend: str | None) -> bool:
     # It can run wherever the cost volume can whose queries are as wide as the features.
     like_q = weight2.new_empty((1,), dtype=_dtype_of_factors(weight2)).expand(1, 1, 1, 1, 1, weight2.shape[0])
-    if choose(like_q, affinity.new_empty((1, 1, 1)), backend).backend != "fused":
+    if choose(like_q, affinity.new_empty((1, 1, 1)), backend).backend != "triton":
         return False
-    reason = _why_not_fused(affinity)
-    if reason is not None and backend == "fused" and affinity.shape[0] > 0:
-        raise OpInputError(f"backend 'fused' of motion_mlp cannot run: {reason}")
+    reason = _why_not_triton(affinity)
+    if reason is not None and backend == "triton" and affinity.shape[0] > 0:
+        raise OpInputError(f"backend 'triton' of motion_mlp cannot run: {reason}")
     return reason is None
 
 
-def _why_not_fused(affinity: Tensor) -> str | None:
+def _why_not_triton(affinity: Tensor) -> str | None:
     if affinity.shape[0] == 0:
         return "the batch is empty"
     if affinity.dtype != torch.float32:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from emim.ops.cpp.library import why_no_library
-from emim.ops.cpp.op import cost_volume_native, takes
+from emim.ops.cpp.op import cost_volume_cpp, takes
 
-__all__ = ["cost_volume_native", "takes", "why_no_library"]
+__all__ = ["cost_volume_cpp", "takes", "why_no_library"]

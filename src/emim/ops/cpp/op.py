@@ -16,6 +16,7 @@ from torch import Tensor
 
 from emim.ops.common import PAD_VALUE, being_traced, channels_together, constant_while_compiling, empty_like_rows
 from emim.ops.cpp.library import library
+from emim.ops.dense import gradients_by_dense
 
 ARITHMETIC: Final = {
     torch.float64: torch.float64,
@@ -34,7 +35,7 @@ def takes(dtype: torch.dtype) -> bool:
     return dtype in ARITHMETIC and hasattr(library(), _symbol("forward", dtype))
 
 
-def cost_volume_native(
+def cost_volume_cpp(
     q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor, *, with_affinity: bool
 ) -> tuple[Tensor, Tensor]:
     """Context and raw affinity of whole clips, pairing, scaling and the repeated last frame included.
@@ -57,7 +58,7 @@ def cost_volume_native(
     return context, affinity
 
 
-@torch.library.custom_op("emim::cost_volume_native", mutates_args=())
+@torch.library.custom_op("emim::cost_volume_cpp", mutates_args=())
 def _cost_volume(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor, with_affinity: bool) -> tuple[Tensor, Tensor]:
     q, k, v = (channels_together(x) for x in (q, k, v))
     context, affinity = _empty_results(q, rpb, with_affinity)
@@ -68,7 +69,7 @@ def _cost_volume(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor, with_affinity: bo
     return context, affinity
 
 
-@torch.library.custom_op("emim::cost_volume_native_backward", mutates_args=())
+@torch.library.custom_op("emim::cost_volume_cpp_backward", mutates_args=())
 def _cost_volume_backward(
     grad_context: Tensor, grad_affinity: Tensor | None, q: Tensor, k: Tensor, v: Tensor, rpb: Tensor, affinity: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -123,9 +124,7 @@ def _gradient(ctx: Any, grad_context: Tensor | None, grad_affinity: Tensor | Non
     if grad_context is None:
         grad_context = torch.zeros_like(q)
     if torch.is_grad_enabled() and not being_traced():  # gradients of these gradients are wanted
-        from emim.ops.backends import gradients_by_dense  # which imports this module
-
-        return *gradients_by_dense((q, k, v, rpb), (grad_context, grad_affinity), ctx.needs_input_grad, "native"), None
+        return *gradients_by_dense((q, k, v, rpb), (grad_context, grad_affinity), ctx.needs_input_grad, "cpp"), None
     grads = _cost_volume_backward(grad_context, grad_affinity, q, k, v, rpb, affinity)
     return *(grad if wanted else None for grad, wanted in zip(grads, ctx.needs_input_grad, strict=False)), None
 
@@ -138,7 +137,7 @@ def _run(what: str, q: Tensor, rpb: Tensor, *arguments: Any) -> None:
     words = [ctypes.c_void_p(x) if isinstance(x, int) else x for x in arguments]
     status = function(_sizes(q, rpb), *words, ctypes.c_double(PAD_VALUE), ctypes.c_int64(torch.get_num_threads()))
     if status:
-        raise MemoryError("cost_volume_attention: no memory left for the scratch space of the native backend")
+        raise MemoryError("cost_volume_attention: no memory left for the scratch space of the cpp backend")
 
 
 def _symbol(what: str, dtype: torch.dtype) -> str:

@@ -7,8 +7,8 @@ from typing import Final
 
 import triton
 
-from emim.ops.triton.cost_volume import cost_volume_fused
-from emim.ops.triton.motion_mlp import motion_mlp_fused
+from emim.ops.triton.cost_volume import cost_volume_triton
+from emim.ops.triton.motion_mlp import motion_mlp_triton
 from emim.ops.triton.tiles import INTERPRETED
 
 _OLDEST_TRITON: Final = (3, 3)  # the first with a gather
@@ -20,4 +20,4 @@ TOO_OLD: Final = (
 )
 """Why this Triton cannot compile the kernels, or None if it can."""
 
-__all__ = ["INTERPRETED", "TOO_OLD", "cost_volume_fused", "motion_mlp_fused"]
+__all__ = ["INTERPRETED", "TOO_OLD", "cost_volume_triton", "motion_mlp_triton"]

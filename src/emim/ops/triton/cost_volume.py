@@ -15,12 +15,13 @@ from torch import Tensor
 
 from emim.errors import OpInputError
 from emim.ops.common import being_traced, channels_together, empty_like_rows
+from emim.ops.dense import gradients_by_dense
 from emim.ops.triton import cost_volume_kernels as kernels
 from emim.ops.triton import tiles
 from emim.ops.triton.tiles import INTERPRETED, Tiling, run_fastest
 
 
-def cost_volume_fused(
+def cost_volume_triton(
     q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor, *, with_affinity: bool
 ) -> tuple[Tensor, Tensor]:
     """Context and raw affinity of whole clips, pairing, scaling and the repeated last frame included.
@@ -102,9 +103,7 @@ def _gradient(
             return None, None, None, None, None
         grad_context = torch.zeros_like(context)
     if torch.is_grad_enabled() and not being_traced():  # gradients of these gradients are wanted
-        from emim.ops.backends import gradients_by_dense  # which imports this module
-
-        return *gradients_by_dense((q, k, v, rpb), (grad_context, grad_affinity), ctx.needs_input_grad, "fused"), None
+        return *gradients_by_dense((q, k, v, rpb), (grad_context, grad_affinity), ctx.needs_input_grad, "triton"), None
     with_rpb = ctx.needs_input_grad[3]
     grad_q, grad_k, grad_v, grad_rpb = _cost_volume_backward(
         grad_context, grad_affinity, q, k, v, rpb, context, lse, with_rpb
@@ -223,7 +222,7 @@ def _constants(q: Tensor, rpb: Tensor, with_affinity: bool) -> dict[str, Any]:
     H, W, D = q.shape[3:]
     _, I, J = rpb.shape
     if H * W * max(I * J, D) > _MAX_OFFSET:
-        raise OpInputError(f"a frame of {H} x {W} tokens with window {I} x {J} is too large for the fused backend")
+        raise OpInputError(f"a frame of {H} x {W} tokens with window {I} x {J} is too large for the triton backend")
     return {
         "D": D,
         "BLOCK_D": max(16, triton.next_power_of_2(D)),

@@ -20,7 +20,7 @@ from emim.ops.triton.cost_volume import on_device
 from emim.ops.triton.tiles import INTERPRETED, RowTiling, run_fastest
 
 
-def motion_mlp_fused(
+def motion_mlp_triton(
     affinity_BNTHWP: Tensor,
     weight1_UP: Tensor,
     bias1_U: Tensor,

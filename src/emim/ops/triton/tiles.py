@@ -217,4 +217,4 @@ def _find_fastest(candidates: tuple[AnyTiling, ...], run: Callable[[AnyTiling], 
 
 
 def _too_small() -> OpInputError:
-    return OpInputError("this GPU has too little shared memory for the fused backend; use backend 'dense'")
+    return OpInputError("this GPU has too little shared memory for the triton backend; use backend 'dense'")
