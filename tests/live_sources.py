@@ -94,7 +94,7 @@ class BreakingServer:
         self._stopped = threading.Event()
         self.reached = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(120)  # a busy machine may take long to start a process
+        self._listener.settimeout(120)  # a busy machine takes long to start a process
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/live"
 

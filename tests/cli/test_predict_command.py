@@ -86,11 +86,11 @@ def test_one_video_needs_no_summary(emim_command: Command, trained: Path, folder
     ("words", "status", "message"),
     [
         (["--workers", "-1"], 2, "must be at least 0"),
-        (["--workers", "two"], 2, "invalid natural value"),
+        (["--workers", "two"], 2, "must be a whole number from 0 to 1024"),
         (["--batch-size", "0"], 2, "must be at least 1"),
         (["--precision", "16-mixed"], 2, "invalid choice: '16-mixed'"),
-        (["--device", "gpu"], 1, "--device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
-        (["--device", "mps"], 1, "--device must be auto, cpu, cuda or cuda:N, got 'mps'"),
+        (["--device", "gpu"], 2, "must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+        (["--device", "mps"], 2, "must be auto, cpu, cuda or cuda:N, got 'mps'"),
         (["--device", "cuda:99"], 1, "--device cuda:99: PyTorch finds "),
     ],
 )

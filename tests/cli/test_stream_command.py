@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -200,3 +202,29 @@ def test_on_a_terminal_one_line_changes(checkpoint: Path, tmp_path: Path) -> Non
     assert shown.count("\n") == 1
     assert shown.endswith("\n")
     assert all(len(line.rstrip()) < 60 for line in lines)
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("term", "silent", "escapes"), [("xterm", False, 2), ("dumb", False, 0), ("xterm", True, 0)])
+def test_only_a_terminal_that_can_erase_gets_escapes(
+    monkeypatch: pytest.MonkeyPatch, term: str, silent: bool, escapes: int
+) -> None:
+    from emim.cli.stream import Display
+    from emim.inference.live.predictor import LivePrediction
+    from emim.inference.recogniser import Prediction
+
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(sys, "stdout", _Terminal())
+    scores = (Prediction("left", 0.75), Prediction("right", 0.25))
+    display = Display(2, 0.0, silent=silent)
+    for second in (1.0, 2.0):
+        display.show(LivePrediction(second, time.monotonic(), scores, scores))
+    display.finish()
+    shown = sys.stdout.getvalue()
+    assert shown.count("\x1b") == escapes
+    assert shown.count("left") == (0 if silent else 2)
+    assert shown.count("\n") == (0 if silent else 1 if escapes else 2)
