@@ -288,7 +288,7 @@ class Page:
         self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
 
     def press(self, key: str, code: int = 0, text: str = "") -> None:
-        """Press and let go a key, such as ("Tab", 9) or ("Enter", 13, "\\r")."""
+        """Press and release a key, such as ("Tab", 9), or one with its text."""
         how = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="keyDown", **how, **({"text": text} if text else {}))
         self.call("Input.dispatchKeyEvent", type="keyUp", **how)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from emim.data.video import open_video
     from emim.inference.recogniser import Recogniser
     from emim.models import create_model, list_models, load_checkpoint
-    from emim.motion import motion_field
+    from emim.motion import motion_field, show
     from emim.nn import EMIM
     from emim.ops import cost_volume_attention
 
@@ -36,6 +36,7 @@ _LAZY = {
     "load_checkpoint": "emim.models",
     "motion_field": "emim.motion",
     "open_video": "emim.data.video",
+    "show": "emim.motion",
 }
 """Module of each public name that is imported on first use."""
 
@@ -49,6 +50,7 @@ __all__ = [
     "load_checkpoint",
     "motion_field",
     "open_video",
+    "show",
 ]
 __all__ += _errors
 

@@ -27,6 +27,8 @@ except ImportError:  # Windows has no such limits
 
 from emim.errors import ConfigError, EmimError
 
+__all__ = ["Item", "Limits", "Loss", "Result", "WorkerLoss", "call_isolated", "preload", "run_isolated"]
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -156,7 +158,8 @@ def call_isolated(
     `preload`), and starts within milliseconds.
 
     Args:
-        function, item: as for `run_isolated`. A `MemoryError` that the function raises counts as a loss.
+        function: as for `run_isolated`. A `MemoryError` that the function raises counts as a loss.
+        item: its argument.
         limits: limits of the process.
         stopped: event that makes this function kill the process.
 

@@ -30,6 +30,8 @@ from emim.data.video import open_video
 from emim.environment import Machine, describe_machine, usable_cores
 from emim.errors import ConfigError
 
+__all__ = ["STAGES", "LoaderRate", "LoaderReport", "StageTime", "bench_loader", "default_worker_counts"]
+
 STAGES = ("open", "decode", "transform", "collate")
 """open: open the file and index its packets; decode: the wanted frames to RGB; transform: crop, augment, normalise;
 collate: stack a batch, per clip."""

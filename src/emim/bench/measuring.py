@@ -20,6 +20,23 @@ from emim.environment import describe_machine
 from emim.errors import ConfigError, UnknownNameError
 from emim.utils import nearest
 
+__all__ = [
+    "DTYPES",
+    "Report",
+    "Row",
+    "Settings",
+    "Timing",
+    "compared",
+    "cpu_instructions",
+    "interleaved",
+    "native_bfloat16",
+    "quartiles",
+    "select",
+    "surroundings",
+    "times_faster",
+    "version_of",
+]
+
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Number formats by the names of the command line."""
 
@@ -64,6 +81,7 @@ class Settings:
 
     @property
     def on_gpu(self) -> bool:
+        """True if the device is a GPU."""
         return torch.device(self.device).type == "cuda"
 
     @contextmanager
@@ -132,10 +150,12 @@ class Timing:
 
     @property
     def median_ms(self) -> float:
+        """Median wall-clock time in milliseconds."""
         return statistics.median(self.wall_ms)
 
     @property
     def cpu_median_ms(self) -> float:
+        """Median processor time in milliseconds."""
         return statistics.median(self.cpu_ms)
 
     @property

@@ -32,6 +32,8 @@ import torch
 
 from emim.errors import ProcessError
 
+__all__ = ["PeakMemory", "Work", "main", "measure_here", "peak_in_fresh_process", "peak_on_gpu"]
+
 Work = tuple[Callable[[], object], Callable[[], object]]
 """What brings everything into memory that is not to be counted, and what is to be counted."""
 
@@ -142,6 +144,7 @@ def _status(key: str) -> int:
 
 
 def main() -> None:
+    """Run the work that the command line names, and print its peak memory as JSON."""
     order = json.loads(sys.argv[1])
     torch.set_num_threads(order["threads"])
     module, _, name = order["function"].partition(":")

@@ -21,6 +21,8 @@ from emim.bench.peers_installed import op_peers
 from emim.errors import ProcessError
 from emim.ops import cost_volume_attention, explain_backend
 
+__all__ = ["FLOOR", "PASSES", "PUBLISHED", "bench_op", "memory_work", "wrong_values"]
+
 FLOOR = "bare-products"
 PUBLISHED = "published-cuda"
 PASSES = {"forward": False, "forward + backward": True}

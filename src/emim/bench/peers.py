@@ -25,6 +25,25 @@ from emim.errors import ConfigError, OpInputError
 from emim.ops import cost_volume_attention, explain_backend
 from emim.ops.common import PAD_VALUE
 
+__all__ = [
+    "BARE_PRODUCTS",
+    "GLOBAL_ATTENTION",
+    "LAYOUTS",
+    "SHIFTED_PRODUCTS",
+    "UNFOLD",
+    "Op",
+    "OpPeer",
+    "OpProblem",
+    "Outputs",
+    "bare_products",
+    "global_attention",
+    "next_frames",
+    "own_backend",
+    "query_frames",
+    "shifted_products",
+    "unfold_attention",
+]
+
 LAYOUTS = ("contiguous", "projection")
 
 Outputs = Mapping[str, Tensor]
@@ -70,6 +89,7 @@ class OpProblem:
 
     @property
     def torch_dtype(self) -> torch.dtype:
+        """Number format of the tensors."""
         return DTYPES[self.dtype]
 
     def tiny(self) -> OpProblem:
@@ -88,6 +108,7 @@ class OpProblem:
         return q_BNTHWD, k_BNTHWD, v_BNTHWD, torch.randn(self.heads, self.window, self.window, device=device)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
         return dataclasses.asdict(self)
 
 
@@ -181,7 +202,7 @@ UNFOLD = OpPeer(
 
 
 def bare_products(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor) -> Outputs:
-    """q k^T and p v within each frame, [B * N * T, H * W, D], and nothing else."""
+    """Q k^T and p v within each frame, [B * N * T, H * W, D], and nothing else."""
     del rpb
     B, N, T, H, W, D = q.shape
     q_ZQD, k_ZKD, v_ZKD = (x.reshape(B * N * T, H * W, D) for x in (q, k, v))

@@ -32,6 +32,8 @@ from emim.errors import ConfigError
 from emim.ops import BACKENDS
 from emim.ops.common import PAD_VALUE
 
+__all__ = ["FLEX_ATTENTION", "NATTEN", "op_peers", "published_kernels"]
+
 
 def _make_flex_attention(problem: OpProblem) -> Op:
     """Compiled for the sizes of the task on its first call."""

@@ -47,6 +47,7 @@ __all__ = [
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
+    """Add the parser of this command."""
     parser = subparsers.add_parser(
         "bench",
         help="measure speed on this machine",

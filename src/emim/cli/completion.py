@@ -16,6 +16,7 @@ _SHELLS = ("bash", "zsh", "tcsh", "fish")
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
+    """Add the parser of this command."""
     parser = subparsers.add_parser(
         "completion",
         parents=[common],
@@ -36,6 +37,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     print(script(args.shell, args.root))
     return 0
 

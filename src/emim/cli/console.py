@@ -46,6 +46,7 @@ _QUIET = logging.WARNING
 class SubParsers(Protocol):
     """The part of `ArgumentParser.add_subparsers`' result that the commands use."""
 
+        """Add the parser of this command."""
     def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser: ...
 
 

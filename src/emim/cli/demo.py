@@ -26,6 +26,7 @@ _RECIPE = "demo"
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
+    """Add the parser of this command."""
     parser = subparsers.add_parser(
         "demo",
         parents=[common],
@@ -48,6 +49,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     from emim.cli.predict import show
     from emim.cli.report import PAGE_FILE, write_report
     from emim.cli.test import print_result

@@ -45,6 +45,7 @@ _WIDTH = 80
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
+    """Add the parser of this command."""
     parser = subparsers.add_parser(
         "diagnose",
         parents=[common],
@@ -70,6 +71,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     from emim.datasets.prepare.output import left_out
     from emim.distributed import is_first, process_group
     from emim.evaluation.diagnosis import diagnose

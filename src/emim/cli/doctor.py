@@ -34,6 +34,7 @@ _SPLIT_NAMES = frozenset({"train", "val", "validation", "test"})
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
+    """Add the parser of this command."""
     parser = subparsers.add_parser(
         "doctor",
         parents=[common],
@@ -67,6 +68,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     from emim.datasets.doctor import examine
 
     if args.split == "all":

@@ -23,6 +23,7 @@ _MOST_CLIPS = 1_000_000
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
+    """Add the parser of this command."""
     parser = subparsers.add_parser(
         "generate",
         parents=[common],
@@ -78,6 +79,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     from emim.data.loader import default_workers
     from emim.datasets.synthetic import ClipOptions, write_dataset
 

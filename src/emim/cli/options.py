@@ -73,6 +73,7 @@ class Whole:
     high: int
 
     def __call__(self, text: str) -> int:
+        """Parse the text of an argument."""
         if not re.fullmatch(r"[+-]?[0-9]+", text.strip()):
             raise argparse.ArgumentTypeError(f"must be a whole number {self.range()}, got {shortened(text)}")
         digits = text.strip().lstrip("+-0") or "0"
@@ -97,6 +98,7 @@ class Real:
     above: bool = False
 
     def __call__(self, text: str) -> float:
+        """Parse the text of an argument."""
         try:
             value = float(text)
         except ValueError:
@@ -118,6 +120,7 @@ class Numbers:
     high: int
 
     def __call__(self, text: str) -> list[int]:
+        """Parse the text of an argument."""
         try:
             return [Whole(self.low, self.high)(part) for part in text.split(",")]
         except argparse.ArgumentTypeError as error:
@@ -391,6 +394,7 @@ class Renamed(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
+        """Parse the text of an argument."""
         replaced = parser._option_string_actions.get(self.new)
         if replaced is not None:
             replaced.required = False

@@ -34,6 +34,7 @@ __all__ = ["add_parser", "add_running_options", "find_device", "find_videos", "l
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
+    """Add the parser of this command."""
     parser = subparsers.add_parser(
         "predict",
         parents=[common],
@@ -102,6 +103,7 @@ def find_precision(wanted: Literal["auto"] | Precision, device_type: str) -> Pre
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     let_waiting_threads_sleep()
     from emim.data.prefetch import lost_workers_named
 

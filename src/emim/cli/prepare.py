@@ -26,6 +26,7 @@ _NAMES = ("ssv1", "ssv2", "kinetics", "diving48", "ucf101", "hmdb51", "folder")
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
+    """Add the parser of this command."""
     parser = subparsers.add_parser(
         "prepare",
         parents=[common],
@@ -61,6 +62,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     from emim.datasets.prepare import prepare
     from emim.datasets.prepare.output import REPORT_NAME
 

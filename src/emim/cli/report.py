@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from emim.report import Measurement
     from emim.training.run_folder import RunRecord
 
+__all__ = ["PAGE_FILE", "add_parser", "run", "write_report"]
+
 PAGE_FILE = "report.html"
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
+    """Add the parser of this command."""
     parser = subparsers.add_parser(
         "report",
         parents=[common],
@@ -71,6 +74,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     let_waiting_threads_sleep()
     from emim.training.run_folder import read_run
 

@@ -169,6 +169,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
+    """Add the parser of this command."""
     parser = subparsers.add_parser(
         "stream",
         parents=[common],
@@ -227,6 +228,7 @@ def _source(text: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     let_waiting_threads_sleep()
     from emim.inference.live.connection import parse_source
     from emim.inference.live.predictor import LiveOptions, LivePredictor

@@ -33,6 +33,7 @@ _MOST_CLASSES = 30
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
+    """Add the parser of this command."""
     parser = subparsers.add_parser(
         "test",
         parents=[common],
@@ -64,6 +65,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     from emim.datasets.prepare.output import left_out
     from emim.distributed import is_first, process_group
     from emim.evaluation.outputs import score_clips

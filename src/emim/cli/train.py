@@ -19,6 +19,7 @@ _DEFAULT_RECIPE = "finetune"
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
+    """Add the parser of this command."""
     parser = subparsers.add_parser(
         "train",
         parents=[common],
@@ -63,6 +64,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     if args.keys:
         from emim.cli.config import config_text
 

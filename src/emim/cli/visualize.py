@@ -26,6 +26,7 @@ __all__ = ["add_parser", "run"]
 
 
 def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
+    """Add the parser of this command."""
     parser = subparsers.add_parser(
         "visualize",
         parents=[common],
@@ -83,6 +84,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     let_waiting_threads_sleep()
     from emim.data.video.write import check_format
     from emim.inference.recogniser import Recogniser

@@ -1,10 +1,10 @@
-"""Divide a list of clips into training, validation and test clips, so that no group is on two sides.
+r"""Divide a list of clips into training, validation and test clips, so that no group is on two sides.
 
 The rules are those of `emim.data.folder`: a manifest's column `split` decides, else a seeded share is held out, clip by
 clip or by groups. Groups are those of a manifest's column `group`, or of a rule `group_by`:
 
 - `column:person`, a column of the manifest, or
-- a regular expression with one group in parentheses, such as `s(\\d+)_`, which is searched in the name of each file,
+- a regular expression with one group in parentheses, such as `s(\d+)_`, which is searched in the name of each file,
   or in its path relative to the data set where the expression holds a slash.
 
 The groups of a held-out share are those that bring it, and its part of each class, closest to the share asked for.
@@ -23,7 +23,15 @@ from emim.data.class_list import shortened
 from emim.data.clip_list import ClipEntry, ClipList, Split, relative_path
 from emim.errors import ConfigError, DataError
 
-__all__ = ["check_apart", "check_split_options", "group_column", "has_splits", "join_notes", "list_size", "split_clips"]
+__all__ = [
+    "check_apart",
+    "check_split_options",
+    "group_column",
+    "has_splits",
+    "join_notes",
+    "list_size",
+    "split_clips",
+]
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _MAX_LISTED = 3
@@ -87,6 +95,7 @@ def split_clips(
 
 
 def check_split_options(split: str | None, val_share: float) -> None:
+    """Raise ConfigError for an unknown split or a share outside [0, 1)."""
     if split is not None and split not in _SPLITS:
         raise ConfigError(f"unknown split {split!r}; known are {', '.join(_SPLITS)}")
     if not 0 <= val_share < 1:
@@ -146,10 +155,12 @@ def _rank(seed: int, name: str) -> bytes:
 
 
 def list_size(clip_list: ClipList) -> str:
+    """Describe the number of clips and classes."""
     return f"{len(clip_list)} clips of {len(clip_list.classes)} classes"
 
 
 def join_notes(*notes: str) -> str:
+    """Join the notes that are not empty."""
     return "; ".join(note for note in notes if note)
 
 

@@ -1,5 +1,9 @@
-"""Work on whole data sets: manifests of published ones (`prepare`), generated clips (`synthetic`), examination of
-every video (`doctor`), and smaller copies of them (`reencode`).
+"""Work on whole data sets.
+
+Manifests of published ones (`prepare`), generated clips (`synthetic`), examination of every video (`doctor`), smaller
+copies (`reencode`).
 """
 
 from __future__ import annotations
+
+__all__: list[str] = []

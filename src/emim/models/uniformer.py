@@ -43,6 +43,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv3d(in_channels, out_channels, kernel, stride, padding)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """Embed [B, C, T, H, W] in patches."""
         out: Tensor = self.norm(self.proj(x_BCTHW))
         return out
 

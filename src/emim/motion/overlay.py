@@ -63,6 +63,7 @@ class SubsampledVideo(VideoReader):
         yield from zip(indices, frames_THWC, strict=True)
 
     def close(self) -> None:
+        """Release nothing: the caller closes the reader beneath."""
         pass
 
 

@@ -26,6 +26,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the block to x, keeping its shape."""
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
@@ -33,6 +34,7 @@ class DropPath(nn.Module):
         return x * (mask / keep)
 
     def extra_repr(self) -> str:
+        """Return the drop probability for `repr`."""
         return f"rate={self.rate:.3f}"
 
 
@@ -57,6 +59,7 @@ class LocalBlock(nn.Module):
         self.mlp = ConvMLP(dim, int(dim * mlp_ratio))
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """Apply the block to x, keeping its shape."""
         x_BCTHW = x_BCTHW + self.pos_embed(x_BCTHW)
         x_BCTHW = x_BCTHW + self.drop_path(self.conv2(self.attn(self.conv1(self.norm1(x_BCTHW)))))
         out: Tensor = x_BCTHW + self.drop_path(self.mlp(self.norm2(x_BCTHW)))
@@ -83,6 +86,7 @@ class AttentionBlock(nn.Module):
         self.mlp = TokenMLP(dim, int(dim * mlp_ratio))
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """Apply the block to x, keeping its shape."""
         B, C, T, H, W = x_BCTHW.shape
         x_BLC = (x_BCTHW + self.pos_embed(x_BCTHW)).flatten(2).transpose(1, 2)
         x_BLC = x_BLC + self.drop_path(self._mix(self.norm1(x_BLC), (T, H, W)))
@@ -99,4 +103,5 @@ class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of [B, C, T, H, W], to the same."""
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """Apply the block to x, keeping its shape."""
         return torch.movedim(super().forward(torch.movedim(x_BCTHW, 1, -1)), -1, 1)

@@ -25,6 +25,7 @@ class QuickGELU(nn.Module):
     """z * sigmoid(1.702 z), any shape to the same."""
 
     def forward(self, z: Tensor) -> Tensor:
+        """Return x * sigmoid(1.702 x)."""
         return quick_gelu(z)
 
 

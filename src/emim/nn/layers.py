@@ -54,6 +54,7 @@ class DepthwiseConv3d(nn.Conv3d):
         super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
 
     def forward(self, input: Tensor) -> Tensor:  # the base class names the argument
+        """Apply the layer; see the class for shapes."""
         own_gradient = input.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if own_gradient and not under_function_transform():
             # In bfloat16 the gradient of the weight is even slower on CPUs, so autocast is switched off here.
@@ -107,6 +108,7 @@ class TokenMLP(nn.Module):
         self.apply(init_linear)
 
     def forward(self, x_BLC: Tensor) -> Tensor:
+        """Apply the layer; see the class for shapes."""
         return in_row_blocks(lambda x: self.fc2(self.act(self.fc1(x))), x_BLC)
 
 
@@ -121,6 +123,7 @@ class PointwiseConv3d(nn.Conv3d):
         super().__init__(in_channels, out_channels, kernel_size=1)
 
     def forward(self, input: Tensor) -> Tensor:  # the base class names the argument
+        """Apply the layer; see the class for shapes."""
         return self.on_rows(input.movedim(1, -1)).movedim(-1, 1)
 
     def on_rows(self, x: Tensor) -> Tensor:
@@ -143,6 +146,7 @@ class ConvMLP(nn.Module):
         self.fc2 = PointwiseConv3d(hidden, dim)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """Apply the layer; see the class for shapes."""
         if self.training:  # through the modules, so that hooks on them run
             out: Tensor = self.fc2(self.act(self.fc1(x_BCTHW)))
             return out

@@ -35,6 +35,21 @@ from emim.ops.dense import cost_volume_dense
 from emim.ops.reference import cost_volume_reference
 from emim.utils import nearest
 
+__all__ = [
+    "AUTO",
+    "BACKENDS",
+    "ENVIRONMENT_VARIABLE",
+    "FALLBACK",
+    "Backend",
+    "Choice",
+    "Cpp",
+    "OfPairs",
+    "Run",
+    "Triton",
+    "choose",
+    "disagreement",
+]
+
 Run: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """From q, k, v and rpb to context and affinity."""
 
@@ -114,13 +129,16 @@ class OfPairs:
     def run(
         self, q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor, *, with_affinity: bool
     ) -> tuple[Tensor, Tensor]:
+        """Return context and affinity; see `cost_volume_attention`."""
         return on_frame_pairs(self.function, q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ, with_affinity=with_affinity)
 
     def why_not_here(self, device: torch.device) -> str | None:
+        """Return the reason why this backend cannot run on the device, or None."""
         del device
         return None
 
     def why_not_these(self, q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> str | None:
+        """Return the reason why this backend cannot take such tensors, or None."""
         del q_BNTHWD, rpb_NIJ
         return None
 
@@ -131,15 +149,18 @@ class Cpp:
     def run(
         self, q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor, *, with_affinity: bool
     ) -> tuple[Tensor, Tensor]:
+        """Return context and affinity; see `cost_volume_attention`."""
         return cpp.cost_volume_cpp(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ, with_affinity=with_affinity)
 
     def why_not_here(self, device: torch.device) -> str | None:
+        """Return the reason why this backend cannot run on the device, or None."""
         if device.type != "cpu":
             return f"it needs the CPU, and the tensors are on {device}"
         reason: str | None = cpp.why_no_library()
         return reason
 
     def why_not_these(self, q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> str | None:
+        """Return the reason why this backend cannot take such tensors, or None."""
         del rpb_NIJ
         if _transformed():
             return _NO_TRANSFORMS
@@ -157,9 +178,11 @@ class Triton:
     def run(
         self, q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor, *, with_affinity: bool
     ) -> tuple[Tensor, Tensor]:
+        """Return context and affinity; see `cost_volume_attention`."""
         return triton.cost_volume_triton(q_BNTHWD, k_BNTHWD, v_BNTHWD, rpb_NIJ, with_affinity=with_affinity)
 
     def why_not_here(self, device: torch.device) -> str | None:
+        """Return the reason why this backend cannot run on the device, or None."""
         if WHY_NO_TRITON is not None:
             return WHY_NO_TRITON
         if triton.TOO_OLD is not None:
@@ -173,6 +196,7 @@ class Triton:
         return None
 
     def why_not_these(self, q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> str | None:
+        """Return the reason why this backend cannot take such tensors, or None."""
         if _transformed():
             return _NO_TRANSFORMS
         if q_BNTHWD.dtype not in self._DTYPES:

@@ -16,6 +16,25 @@ from typing import Any, Final, TypeVar
 import torch
 from torch import Tensor
 
+__all__ = [
+    "PAD_VALUE",
+    "WHY_NO_TRITON",
+    "AnyFunction",
+    "PairFunction",
+    "being_exported",
+    "being_traced",
+    "channels_together",
+    "constant_while_compiling",
+    "empty_like_rows",
+    "has_values",
+    "in_row_blocks",
+    "on_frame_pairs",
+    "only_values_on_cpu",
+    "under_function_transform",
+    "warn_once",
+    "without_autocast",
+]
+
 PAD_VALUE: Final = 1e-6
 """Every channel of a key or value outside the frame. It takes part in the softmax (docs/method.md, step 3)."""
 

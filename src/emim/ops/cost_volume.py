@@ -14,6 +14,8 @@ from emim.errors import OpInputError
 from emim.ops.backends import BACKENDS, FALLBACK, Choice, choose
 from emim.ops.common import without_autocast
 
+__all__ = ["cost_volume_attention", "explain_backend"]
+
 
 @overload
 def cost_volume_attention(

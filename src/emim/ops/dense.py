@@ -24,6 +24,8 @@ from torch import Tensor
 
 from emim.ops.common import PAD_VALUE, on_frame_pairs, warn_once, without_autocast
 
+__all__ = ["cost_volume_dense", "gradients_by_dense"]
+
 _QUERIES_PER_BAND = 256
 """Bands are cut so that they hold about this many queries. Larger bands waste arithmetic on keys out of
 reach, smaller ones make the matrix products small. Grids up to 16 x 16 are one band."""

@@ -14,6 +14,8 @@ from emim.errors import OpInputError
 from emim.ops.backends import choose
 from emim.ops.common import WHY_NO_TRITON, in_row_blocks, without_autocast
 
+__all__ = ["motion_mlp", "quick_gelu"]
+
 if WHY_NO_TRITON is None:
     # Not on first use: operators cannot be registered while torch.compile looks on.
     from emim.ops import triton
@@ -23,7 +25,7 @@ _STEEPNESS = 1.702
 
 
 def quick_gelu(z: Tensor) -> Tensor:
-    """z * sigmoid(1.702 z), written with SiLU, whose value and gradient are one pass over memory each."""
+    """Z * sigmoid(1.702 z), written with SiLU, whose value and gradient are one pass over memory each."""
     return F.silu(_STEEPNESS * z) * (1 / _STEEPNESS)
 
 

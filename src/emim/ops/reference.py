@@ -15,6 +15,8 @@ from torch import Tensor
 
 from emim.ops.common import PAD_VALUE
 
+__all__ = ["cost_volume_reference"]
+
 
 def cost_volume_reference(
     q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor

@@ -14,6 +14,25 @@ from typing import Literal
 from emim.report.formatting import percent
 from emim.training.run_folder import Point, subsample
 
+__all__ = [
+    "WIDTH",
+    "DrawnLine",
+    "HeatMap",
+    "Ink",
+    "Interval",
+    "Line",
+    "LineChart",
+    "Scale",
+    "Whisker",
+    "WhiskerChart",
+    "heat_map",
+    "labels",
+    "line_chart",
+    "mean_interval",
+    "round_scale",
+    "whisker_chart",
+]
+
 _ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["count", "duration", "number", "percent", "points", "size"]
+
 
 def percent(share: float | None) -> str:
     """Format a share as per cent with one decimal; a dash for None."""

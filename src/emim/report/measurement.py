@@ -15,6 +15,8 @@ from emim.evaluation.testing import TestResult, summarise
 from emim.inference.recogniser import Recogniser
 from emim.inference.scoring import ScoringOptions
 
+__all__ = ["Measurement", "measure"]
+
 _SEED = 0
 
 

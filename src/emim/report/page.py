@@ -43,6 +43,8 @@ from emim.report.tables import (
 from emim.training.run_folder import History, RunRecord
 from emim.utils import atomic_write
 
+__all__ = ["render", "write_page"]
+
 _MOST_IN_TABLE = 24
 """Maximum number of classes for a confusion matrix with figures; for more, a heat map is drawn."""
 _MOST_OPEN = 30

@@ -14,6 +14,8 @@ from emim.motion.overlay import Overlay, draw_overlay
 from emim.report.measurement import Measurement
 from emim.training.run_folder import RunRecord
 
+__all__ = ["ChosenClip", "Report", "ShownClip", "choose_clips", "gather"]
+
 
 @dataclass(frozen=True)
 class ChosenClip:

@@ -22,6 +22,27 @@ from emim.training.config import RunConfig
 from emim.training.recipe import to_dict
 from emim.training.run_folder import RunRecord
 
+__all__ = [
+    "Cell",
+    "ClassRow",
+    "Confused",
+    "DataRow",
+    "DiagnosisRow",
+    "Rows",
+    "Setting",
+    "SwapRow",
+    "changed_settings",
+    "class_rows",
+    "data_rows",
+    "diagnosis_rows",
+    "full_recipe",
+    "matrix_rows",
+    "most_confused",
+    "remarks_on_clips",
+    "swap_rows",
+    "timing_rows",
+]
+
 
 @dataclass(frozen=True)
 class ClassRow:

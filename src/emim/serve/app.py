@@ -28,6 +28,8 @@ from emim.serve.pictures import Results
 from emim.serve.settings import Refusal, Settings
 from emim.serve.upload import Form, check_headers, receive_form
 
+__all__ = ["PAGE", "create_app"]
+
 PAGE = Path(__file__).with_name("page")
 _DRAIN_BYTES, _DRAIN_SECONDS = 64 << 20, 5.0
 _SWEEP_SECONDS = 15.0

@@ -21,6 +21,8 @@ from emim.serve.intake import MODULES, Intake, Upload, take_in
 from emim.serve.pictures import Pictures, StoppedError, draw_pictures
 from emim.serve.settings import Refusal, Settings
 
+__all__ = ["Answer", "Engine", "T"]
+
 T = TypeVar("T")
 
 

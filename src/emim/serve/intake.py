@@ -22,6 +22,8 @@ from emim.data.video.write import write_video
 from emim.errors import ConfigError, NotAVideoError, VideoError
 from emim.serve.settings import Refusal
 
+__all__ = ["MODULES", "Intake", "Upload", "take_in"]
+
 MODULES = (__name__,)
 """Modules that a process which calls `take_in` preloads."""
 _READ_AT_ONCE = 8

@@ -21,6 +21,8 @@ from emim.motion.explanation import explain_views
 from emim.motion.video import FieldOptions
 from emim.serve.intake import Intake
 
+__all__ = ["Pictures", "Results", "StoppedError", "draw_pictures"]
+
 _SHORT_SIDE = 128
 """Short side in pixels of the frames for the motion: half the time of the finer fields of `emim visualize`."""
 

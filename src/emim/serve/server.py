@@ -16,6 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from emim.errors import ConfigError
 from emim.serve.settings import Settings
 
+__all__ = ["address", "bind", "make_server"]
+
 _SECONDS_TO_FINISH = 15
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from emim.errors import EmimError
 from emim.isolation import Limits
 
+__all__ = ["Refusal", "Settings"]
+
 
 class Refusal(EmimError):  # noqa: N818 - it is the answer, not a failure of the server
     """A request that is refused.

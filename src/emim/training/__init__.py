@@ -1,1 +1,3 @@
 """Training: configuration and recipes, the trainer, checkpoints of a run, and its folder."""
+
+__all__: list[str] = []

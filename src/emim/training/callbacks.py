@@ -47,6 +47,7 @@ class TrackBest(lightning.Callback):
         return "TellValidation"
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Log the result of the validation."""
         if trainer.sanity_checking:
             return
         assert isinstance(pl_module, ClassificationModule)
@@ -56,9 +57,11 @@ class TrackBest(lightning.Callback):
         self.on_validated(pl_module, {"val_top1": top1, "epoch": trainer.current_epoch}, best)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
         return {"best_top1": self.best_top1}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state of a checkpoint."""
         self.best_top1 = state_dict["best_top1"]
 
 
@@ -75,6 +78,7 @@ class SkipLimit(lightning.Callback):
         self.loaders = loaders
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop the run if all processes together have skipped too many clips."""
         del pl_module
         if trainer.world_size == 1:
             return
@@ -92,10 +96,12 @@ class LogEpochs(lightning.Callback):
         self._started = time.monotonic()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock."""
         del trainer, pl_module
         self._started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Log the line of the epoch."""
         del pl_module
         metrics = trainer.callback_metrics
         parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
@@ -130,18 +136,22 @@ class SaveState(Checkpoint):
         self._earlier_handler: Any = None
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
         return {"metrics": dict(self.metrics)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state of a checkpoint."""
         self.metrics.update(state_dict["metrics"])
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock and handle SIGTERM."""
         self._saved_at = time.monotonic()
         self._earlier_handler = signal.signal(signal.SIGTERM, self._on_signal)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Save the state if it is time, or if the process was asked to end."""
         done = batch_idx + 1
         if done % trainer.accumulate_grad_batches or done == trainer.num_training_batches:
             return  # the end of the epoch saves, after the validation
@@ -152,16 +162,19 @@ class SaveState(Checkpoint):
             raise self._ended(trainer)
 
     def on_validation_batch_end(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
+        """End the run if the process was asked to."""
         # Not with several processes: they may validate different numbers of batches, so they cannot stop together.
         if self._stopping and trainer.world_size == 1:
             raise self._ended(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Save the state, and stop the run if the process was asked to end."""
         self._save(trainer, epoch=trainer.current_epoch + 1, batch=0)
         if self._agreed(trainer, self._stopping):
             raise self._ended(trainer)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Restore the handler of SIGTERM."""
         if self._earlier_handler is not None:
             signal.signal(signal.SIGTERM, self._earlier_handler)
             self._earlier_handler = None

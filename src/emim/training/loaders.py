@@ -66,9 +66,11 @@ class ClipDataModule(lightning.LightningDataModule):
         return int(self.config.data.max_skip_share * len(self.train))
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
         return {"position": self.position, "division": self.plan.division}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state of a checkpoint."""
         self.position = state_dict["position"]
         before, now = tuple(state_dict["division"]), self.plan.division
         if self.position[1] and before != now:
@@ -79,6 +81,7 @@ class ClipDataModule(lightning.LightningDataModule):
             )
 
     def train_dataloader(self) -> ClipLoader:
+        """Return the loader of training batches."""
         data, plan = self.config.data, self.plan
         assert self.trainer is not None
         clips = TrainClips(
@@ -112,6 +115,7 @@ class ClipDataModule(lightning.LightningDataModule):
         return loader
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Return the loader of validation clips."""
         if not self.val:
             return []
         assert self.trainer is not None

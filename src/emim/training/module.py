@@ -82,6 +82,7 @@ class ClassificationModule(lightning.LightningModule):
         self.val_loss = MeanMetric()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return the optimiser."""
         return torch.optim.AdamW(
             parameter_groups(self.model, self.optim.weight_decay, self.optim.layer_decay),
             lr=self.optim.lr,
@@ -94,6 +95,7 @@ class ClassificationModule(lightning.LightningModule):
         return dict(self.model.state_dict())
 
     def on_train_start(self) -> None:
+        """Start the clock."""
         self.has_started = True
         self._started = time.monotonic()
 
@@ -108,6 +110,7 @@ class ClassificationModule(lightning.LightningModule):
         return min(1.0, max(by_steps, by_time))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        """Set the learning rate of the step."""
         del batch, batch_idx
         progress = self.progress()
         if self.max_seconds is not None and self.seconds() >= self.max_seconds:
@@ -127,6 +130,7 @@ class ClassificationModule(lightning.LightningModule):
         return None
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
         micro_batch = batch_idx * self.trainer.world_size + self.global_rank
         seed = np.random.SeedSequence((self.seed, self.current_epoch, micro_batch))
         torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
@@ -168,6 +172,7 @@ class ClassificationModule(lightning.LightningModule):
         return self.model
 
     def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:
+        """Count the correct predictions of a batch."""
         for item in batch:
             if isinstance(item, EmimError):
                 self._note_missing(item)
@@ -186,9 +191,11 @@ class ClassificationModule(lightning.LightningModule):
             _log.warning(f"left out of the validation: {error}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the training time to the checkpoint."""
         checkpoint["emim_seconds"] = self.seconds()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the training time."""
         self.seconds_before = float(checkpoint.get("emim_seconds", 0.0))
 
 
@@ -196,6 +203,7 @@ class ShardedModule(ClassificationModule):
     """A module whose parameters are sharded among the processes (fully sharded data parallel)."""
 
     def configure_model(self) -> None:
+        """Shard the blocks among the processes."""
         # The warning is about writing into a block's result, which nothing here does.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
@@ -205,11 +213,14 @@ class ShardedModule(ClassificationModule):
         fully_shard(self.model, mesh=mesh)
 
     def bad_layer(self, clip_BCTHW: Tensor, target_BK: Tensor) -> str:
+        """Say where to find the layer: sharded parameters cannot tell."""
         return "unknown, since no process holds the whole network (trainer.strategy=ddp finds it)"
 
     def whole_model(self) -> None:
+        """Return None: no process has the whole model."""
         return None
 
     def weights(self) -> dict[str, Tensor]:
+        """Gather the weights of all processes."""
         whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
         return cast(dict[str, Tensor], get_model_state_dict(self.model, options=whole))

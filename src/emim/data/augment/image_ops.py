@@ -262,7 +262,7 @@ def _swapped(pixels_ABC: Frames) -> Frames:
 
 
 def _blend(base: NDArray[Any], values: NDArray[Any], factor: float) -> NDArray[np.float32]:
-    """base + factor * (values - base) within 0..255; Pillow cuts the fraction off, as storing it as uint8 does."""
+    """Base + factor * (values - base) within 0..255; Pillow cuts the fraction off, as storing it as uint8 does."""
     base = base.astype(np.float32)
     mixed: NDArray[np.float32] = values.astype(np.float32) - base
     mixed *= np.float32(factor)

@@ -222,6 +222,7 @@ class RandomResizedCrop:
         return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
     def __call__(self, frames_THWC: NDArray[np.uint8], rng: np.random.Generator) -> Placed:
+        """Transform the frames of a clip."""
         box = self.box(frames_THWC.shape[1], frames_THWC.shape[2], rng)
         return Placed(self._cut(frames_THWC, box, self.size, self.size), 0, 0)
 
@@ -235,6 +236,7 @@ class StretchCrop(RandomResizedCrop):
     """`RandomResizedCrop` of the frame stretched to a square; area and aspect are those in the square."""
 
     def __call__(self, frames_THWC: NDArray[np.uint8], rng: np.random.Generator) -> Placed:
+        """Transform the frames of a clip."""
         _, height, width, _ = frames_THWC.shape
         side = max(height, width)
         box = self.box(side, side, rng)
@@ -252,6 +254,7 @@ class LetterboxCrop(RandomResizedCrop):
     """
 
     def __call__(self, frames_THWC: NDArray[np.uint8], rng: np.random.Generator) -> Placed:
+        """Transform the frames of a clip."""
         _, height, width, _ = frames_THWC.shape
         side = max(height, width)
         offset_y, offset_x = (side - height) // 2, (side - width) // 2

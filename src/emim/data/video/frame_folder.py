@@ -20,7 +20,14 @@ from emim.data.video.clip_source import Frames, VideoReader, check_frame_count
 from emim.data.video.container import MediaFile, bytes_missing, is_lfs_pointer, webp_durations
 from emim.errors import EmptyVideoError, TruncatedVideoError, VideoError
 
-__all__ = ["DEFAULT_FPS", "IMAGE_SUFFIXES", "AnimatedWebPReader", "FrameFolderReader", "is_frame_folder", "list_frames"]
+__all__ = [
+    "DEFAULT_FPS",
+    "IMAGE_SUFFIXES",
+    "AnimatedWebPReader",
+    "FrameFolderReader",
+    "is_frame_folder",
+    "list_frames",
+]
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png"})
 DEFAULT_FPS = 30.0

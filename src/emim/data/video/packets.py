@@ -96,6 +96,7 @@ class PacketSource:
         self.stream.thread_count = 1
 
     def close(self) -> None:
+        """Release nothing: the caller closes the reader beneath."""
         self.container.close()
         if hasattr(self, "table"):
             self.table.packets = None

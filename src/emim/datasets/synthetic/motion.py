@@ -102,6 +102,7 @@ class Geometry:
 
     @property
     def largest_radius_O(self) -> Floats:
+        """Largest radius of each object on its path."""
         return np.asarray(self.radius_O * np.sqrt(self.zoom))
 
 

@@ -20,6 +20,8 @@ from typing import Final
 
 from emim.ops.common import constant_while_compiling
 
+__all__ = ["CACHE_VARIABLE", "VECTOR_VARIABLE", "library", "why_no_library"]
+
 CACHE_VARIABLE: Final = "EMIM_CACHE"
 """Folder for what is compiled; by default `emim` in the user's cache folder."""
 

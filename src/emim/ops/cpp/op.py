@@ -18,6 +18,8 @@ from emim.ops.common import PAD_VALUE, being_traced, channels_together, constant
 from emim.ops.cpp.library import library
 from emim.ops.dense import gradients_by_dense
 
+__all__ = ["ARITHMETIC", "cost_volume_cpp", "takes"]
+
 ARITHMETIC: Final = {
     torch.float64: torch.float64,
     torch.float32: torch.float32,

@@ -20,6 +20,8 @@ from emim.ops.triton import cost_volume_kernels as kernels
 from emim.ops.triton import tiles
 from emim.ops.triton.tiles import INTERPRETED, Tiling, run_fastest
 
+__all__ = ["backward", "cost_volume_triton", "empty_results", "forward", "on_device"]
+
 
 def cost_volume_triton(
     q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor, *, with_affinity: bool

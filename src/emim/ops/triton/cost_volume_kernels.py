@@ -28,6 +28,8 @@ import triton.language as tl
 
 from emim.ops.common import PAD_VALUE
 
+__all__ = ["PAD", "backward_keys_kernel", "backward_queries_kernel", "forward_kernel", "product"]
+
 PAD = tl.constexpr(PAD_VALUE)
 
 
@@ -68,7 +70,7 @@ def _window_entry(halo_y, halo_x, tile_y, tile_x, I: tl.constexpr, J: tl.constex
 
 @triton.jit
 def product(a, b, WIDEN: tl.constexpr):
-    """a @ b, summed in float32. WIDEN is for Triton's interpreter, which cannot multiply bfloat16."""
+    """A @ b, summed in float32. WIDEN is for Triton's interpreter, which cannot multiply bfloat16."""
     if WIDEN:
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision="ieee")

@@ -19,6 +19,8 @@ from emim.ops.triton import tiles
 from emim.ops.triton.cost_volume import on_device
 from emim.ops.triton.tiles import INTERPRETED, RowTiling, run_fastest
 
+__all__ = ["backward", "empty_gradients", "empty_result", "forward", "motion_mlp_triton"]
+
 
 def motion_mlp_triton(
     affinity_BNTHWP: Tensor,

@@ -24,6 +24,8 @@ import triton.language as tl
 
 from emim.ops.triton.cost_volume_kernels import product
 
+__all__ = ["motion_backward_affinity_kernel", "motion_backward_weights_kernel", "motion_forward_kernel"]
+
 
 @triton.jit
 def _load_affinity(affinity, tile, rows, P: tl.constexpr, BLOCK_P: tl.constexpr, ROWS: tl.constexpr, dtype):
@@ -66,7 +68,7 @@ def _load_chunk(
 
 @triton.jit
 def _quick_gelu(z):
-    """z * sigmoid(1.702 z), and its derivative."""
+    """Z * sigmoid(1.702 z), and its derivative."""
     gate = tl.sigmoid(1.702 * z)
     value = z * gate
     return value, gate + 1.702 * value * (1.0 - gate)

@@ -20,6 +20,24 @@ from triton.runtime.errors import OutOfResources
 
 from emim.errors import OpInputError
 
+__all__ = [
+    "FORWARD",
+    "INTERPRETED",
+    "KEYS",
+    "MOTION",
+    "MOTION_AFFINITY",
+    "MOTION_WEIGHTS",
+    "QUERIES",
+    "TUNING_VARIABLE",
+    "AnyTiling",
+    "Candidates",
+    "Program",
+    "Result",
+    "RowTiling",
+    "Tiling",
+    "run_fastest",
+]
+
 TUNING_VARIABLE: Final = "EMIM_OPS_TUNE"
 
 INTERPRETED: Final = not isinstance(triton.language.sum, triton.JITFunction)
