@@ -46,8 +46,8 @@ _QUIET = logging.WARNING
 class SubParsers(Protocol):
     """The part of `ArgumentParser.add_subparsers`' result that the commands use."""
 
-        """Add the parser of this command."""
-    def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser: ...
+    def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser:
+        """Add the parser of a command."""
 
 
 class _LineHandler(logging.Handler):

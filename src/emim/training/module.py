@@ -218,7 +218,6 @@ class ShardedModule(ClassificationModule):
 
     def whole_model(self) -> None:
         """Return None: no process has the whole model."""
-        return None
 
     def weights(self) -> dict[str, Tensor]:
         """Gather the weights of all processes."""
