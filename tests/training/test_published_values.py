@@ -53,6 +53,7 @@ def test_what_they_share(name: str) -> None:
     assert (augment.erasing, augment.randaugment) == (0.25, "rand-m7-n4-mstd0.5-inc1")
     assert RandAugment.parse("rand-m7-n4-mstd0.5-inc1") == RandAugment(7, 4, 0.5, increasing=True)
     assert (pre.size, pre.training_size, pre.fit, pre.crops, pre.antialias) == (224, 224, "crop", 3, False)
+    assert not pre.square_pixels
     assert (pre.mean, pre.std) == ((0.45,) * 3, (0.225,) * 3)
     assert (config.trainer.repeats, config.trainer.keep, config.trainer.ema) == (2, "last", 0.0)
     assert config.model.stem_stride == 1

@@ -109,7 +109,7 @@ class TrainClips(Dataset[TrainItem]):
         pre = self.preprocessing
         cached = None if self._cache is None else self._cache.get(index)
         if cached is None:
-            with open_video(entry.path) as reader:
+            with open_video(entry.path, square_pixels=pre.square_pixels) as reader:
                 first, stop = entry.frame_range(reader.num_frames, reader.fps)
                 if self._cache is not None:
                     cached = self._cache.fill(index, reader, first, stop)
@@ -143,7 +143,7 @@ class TestClips(Dataset[ViewsItem]):
             DataError: the entry's start and end hold no frame of the video.
         """
         entry = self.clip_list.entries[index]
-        with open_video(entry.path) as reader:
+        with open_video(entry.path, square_pixels=self.preprocessing.square_pixels) as reader:
             first, stop = entry.frame_range(reader.num_frames, reader.fps)
             views_VCTHW = test_views(reader, self.preprocessing, first, stop)
         return {"views": views_VCTHW, "label": entry.label, "index": index}

@@ -55,7 +55,7 @@ class VideoViews(Dataset[Tensor]):
         Raises:
             VideoError: the video cannot be read.
         """
-        with open_video(path) as reader:
+        with open_video(path, square_pixels=self.preprocessing.square_pixels) as reader:
             return raw_test_views(reader, self.preprocessing)
 
 

@@ -70,6 +70,8 @@ class Preprocessing:
             "letterbox": the whole frame is scaled into the square and the borders hold the mean. "stretch":
             the whole frame is scaled to the square, whatever its aspect.
         antialias: average where frames are made smaller; false takes bilinear samples, as published.
+        square_pixels: scale frames whose pixels are not square, as a player does; false reads the stored pixels, as
+            published.
         mean: per RGB channel, of values in [0, 1].
         std: per RGB channel.
         clips: test clips per video.
@@ -83,6 +85,7 @@ class Preprocessing:
     train_size: int | None = None
     fit: Fit = "crop"
     antialias: bool = True
+    square_pixels: bool = True
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
     clips: int = 1
@@ -97,8 +100,9 @@ class Preprocessing:
             value = getattr(self, name)
             if value not in known:
                 raise ConfigError(f"preprocessing: {name} must be one of {', '.join(known)}, got {value!r}")
-        if not isinstance(self.antialias, bool):
-            raise ConfigError(f"preprocessing: antialias must be true or false, got {self.antialias!r}")
+        for name in ("antialias", "square_pixels"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"preprocessing: {name} must be true or false, got {getattr(self, name)!r}")
         if self.crops not in (1, 3):
             raise ConfigError(f"preprocessing: crops must be 1 or 3, got {self.crops!r}")
         for name in ("mean", "std"):

@@ -155,7 +155,7 @@ class ViewReader:
         """
         if _is_iterable_of_frames(video):
             return self._read_iterable(iter(video))  # type: ignore[arg-type]
-        with open_source(video, self.fps) as reader:
+        with open_source(video, self.fps, square_pixels=self.preprocessing.square_pixels) as reader:
             first, stop = reader.frame_range(self.start, self.end)
             check_frame_count(reader.path, stop - first, 2)
             views_VCTHW = raw_test_views(reader, self.preprocessing, first, stop)
@@ -232,12 +232,15 @@ def describe_views(
     )
 
 
-def open_source(video: VideoSource, fps: float | None = None) -> AbstractContextManager[VideoReader]:
+def open_source(
+    video: VideoSource, fps: float | None = None, *, square_pixels: bool = True
+) -> AbstractContextManager[VideoReader]:
     """Open any kind of video; iterables of frames are taken to their end and kept whole.
 
     Args:
         video: see `VideoSource`.
         fps: frames per second of frames in memory; files have their own.
+        square_pixels: as of `open_video`.
 
     Returns:
         A context manager that gives the reader, and closes it unless it was given open.
@@ -249,7 +252,7 @@ def open_source(video: VideoSource, fps: float | None = None) -> AbstractContext
     if isinstance(video, VideoReader):
         return nullcontext(video)
     if _is_file(video):
-        return open_video(video)  # type: ignore[arg-type]
+        return open_video(video, square_pixels=square_pixels)  # type: ignore[arg-type]
     return ArrayVideo(video, _checked_fps(fps))  # type: ignore[arg-type]
 
 

@@ -202,6 +202,7 @@ class _Preprocessing(_Checked):
     train_size: Annotated[int, Field(ge=1, le=2**13)] | None = None
     fit: Literal["crop", "letterbox", "stretch"] = "crop"
     antialias: bool = True
+    square_pixels: bool = True
     mean: tuple[_Mean, _Mean, _Mean] = (0.45, 0.45, 0.45)
     std: tuple[_Spread, _Spread, _Spread] = (0.225, 0.225, 0.225)
     clips: _Count = 1

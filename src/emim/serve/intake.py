@@ -84,7 +84,7 @@ def take_in(upload: Upload) -> Intake | Refusal:
 
     torch.set_num_threads(1)
     try:
-        with open_video(upload.path) as reader:
+        with open_video(upload.path, square_pixels=upload.preprocessing.square_pixels) as reader:
             if reader.duration > upload.max_seconds:
                 return Refusal(
                     422,

@@ -17,8 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import emim.data.video.packets as video_packets_module
+from emim.data.augment.transforms import AugmentOptions
+from emim.data.dataset import TestClips, TrainClips
 from emim.data.manifest import ClipEntry, ClipList
-from emim.data.preprocessing import Preprocessing
+from emim.data.prefetch import VideoViews
+from emim.data.preprocessing import Preprocessing, finish_views
 from emim.data.video import VideoFileReader, open_video
 from emim.data.video.geometry import Orientation
 from emim.datasets.reencode import reencode
@@ -26,6 +29,7 @@ from emim.datasets.video_check import check_video
 from emim.inference.live.capture import Capture
 from emim.inference.live.clip import ClipShape, FrameRing, LiveFrame
 from emim.inference.live.connection import parse_source
+from emim.inference.reading import ViewReader
 
 _X264 = {"x264-params": vf.X264_GOP}
 _COUNT = 30
@@ -339,3 +343,26 @@ def test_the_default_stream_comes_before_a_larger_one(tmp_path: Path, default: i
 def test_live_takes_the_same_stream(tmp_path: Path) -> None:
     path = write_streams(tmp_path / "clip.mkv", [(2, 32, 48, None), (12, 64, 96, None)])
     assert len(live_frames(path)) == 12
+
+
+def test_stored_pixels_can_be_read_as_published_pipelines_do(tmp_path: Path) -> None:
+    """The key `preprocessing.square_pixels` reaches training, test and prediction: a letterbox shows the shape."""
+    images_THWC = np.full((8, 64, 96, 3), 200, np.uint8)
+    path = vf.encode(tmp_path / "wide.mp4", "libx264", count=8, size=(96, 64), images=images_THWC, aspect=Fraction(2))
+    clips = ClipList((ClipEntry(path, 0),), ("a",), tmp_path)
+    shares = []
+    for square in (True, False):
+        pre = Preprocessing(num_frames=2, size=48, fit="letterbox", crops=1, square_pixels=square, mean=(0.0,) * 3)
+        views = {
+            "test": TestClips(clips, pre)[0]["views"],
+            "prefetch": finish_views(VideoViews(pre)[path], pre),
+            "predict": finish_views(ViewReader(pre)(path).views_VCTHW, pre),
+            "train": TrainClips(clips, pre, AugmentOptions(), seed=0)[0]["clip"][None],
+        }
+        # The share of rows that the picture fills: 64 of 192 x 64 square pixels, or of the stored 96 x 64.
+        found = {name: float((view[0, 0, 0] > 1).float().mean()) for name, view in views.items()}
+        assert len({round(found[name], 2) for name in ("test", "prefetch", "predict")}) == 1, found
+        shares.append(found)
+    assert shares[0]["test"] == pytest.approx(1 / 3, abs=0.05)
+    assert shares[1]["test"] == pytest.approx(2 / 3, abs=0.05)
+    assert shares[0]["train"] < shares[1]["train"]
