@@ -111,7 +111,7 @@ def test_predict_report_is_printed_and_written(generated: Path, trained: Path, t
         (["--repeats", "0"], 2, "must be at least 1"),
         (["--workers", "-1"], 2, "must be at least 0"),
         (["--memory-videos", "5"], 1, "memory videos must be 0 or at least 20"),
-        (["--device", "gpu"], 1, "--device must be"),
+        (["--device", "gpu"], 2, "must be auto, cpu"),
         (["--checkpoint", "nowhere.safetensors"], 1, "nowhere.safetensors: no such checkpoint"),
     ],
 )

@@ -92,8 +92,8 @@ def test_a_wish_that_cannot_be_met_is_warned_of_once(monkeypatch: pytest.MonkeyP
 
 
 def test_a_mistyped_wish_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "fuse")
-    with pytest.raises(UnknownNameError, match=r"no backend 'fuse' \(from EMIM_OPS_BACKEND\).*did you mean 'triton'"):
+    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "tritn")
+    with pytest.raises(UnknownNameError, match=r"no backend 'tritn' \(from EMIM_OPS_BACKEND\).*did you mean 'triton'"):
         explain_backend(*inputs())
 
 

@@ -82,8 +82,8 @@ def test_which_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_backend_that_does_not_exist_is_named() -> None:
-    with pytest.raises(UnknownNameError, match=r"no backend 'fuse' of .*did you mean 'triton'"):
-        motion_mlp(torch.zeros(1, 1, 1, 1, 1, 9), *weights_of(*layers()), backend="fuse")
+    with pytest.raises(UnknownNameError, match=r"no backend 'tritn' of .*did you mean 'triton'"):
+        motion_mlp(torch.zeros(1, 1, 1, 1, 1, 9), *weights_of(*layers()), backend="tritn")
 
 
 @pytest.mark.parametrize(

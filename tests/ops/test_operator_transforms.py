@@ -46,7 +46,7 @@ class Video(nn.Module):
 @pytest.fixture(autouse=True)
 def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.setattr(backends, "_warned", set())
+    monkeypatch.setattr(common, "_warned", set())
 
 
 @pytest.mark.parametrize("shapes_alone", [FakeTensorMode, lambda: torch.device("meta")], ids=["fake", "meta"])
