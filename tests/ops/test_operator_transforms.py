@@ -16,7 +16,7 @@ from torch.export import Dim
 import emim
 from emim.errors import OpInputError
 from emim.nn import EMIM
-from emim.ops import BACKENDS, backends, cost_volume_attention, explain_backend, motion_mlp
+from emim.ops import BACKENDS, backends, common, cost_volume_attention, explain_backend, motion_mlp
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 HERE = [name for name, backend in BACKENDS.items() if backend.why_not_here(torch.device("cpu")) is None]
