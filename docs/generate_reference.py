@@ -34,43 +34,6 @@ ROOMS = {
 }
 """Page of each package or module below `emim`: title and introduction."""
 
-_WITHOUT_ALL = (
-    "emim.data.folder",
-    "emim.data.manifest",
-    "emim.data.preprocessing",
-    "emim.data.augment.transforms",
-    "emim.data.augment.mix",
-    "emim.data.augment.randaugment",
-    "emim.data.sampling",
-    "emim.data.dataset",
-    "emim.data.loader",
-    "emim.data.video.clip_source",
-    "emim.datasets.doctor",
-    "emim.datasets.reencode",
-    "emim.datasets.prepare.provider",
-    "emim.datasets.synthetic.motion",
-    "emim.datasets.synthetic.writer",
-    "emim.errors",
-    "emim.evaluation.testing",
-    "emim.inference.recogniser",
-    "emim.inference.scoring",
-    "emim.inference.live.connection",
-    "emim.inference.live.predictor",
-    "emim.models.trained_model",
-    "emim.motion.animation",
-    "emim.motion.explanation",
-    "emim.motion.video",
-    "emim.nn.affinity",
-    "emim.nn.layers",
-    "emim.ops.backends",
-    "emim.training.config",
-    "emim.training.photometric",
-    "emim.training.recipe",
-    "emim.training.run",
-    "emim.training.run_folder",
-)
-"""Public modules that have no `__all__` yet; a name can go from here once its module has one."""
-
 
 def pages() -> dict[str, str]:
     """Every generated page: its path below `docs/` and its Markdown."""
@@ -306,15 +269,7 @@ def _modules(module: griffe.Object | griffe.Alias) -> Iterator[griffe.Module]:
 
 
 def _exports(module: griffe.Module) -> list[str]:
-    if module.exports is not None:
-        return [str(name) for name in module.exports]
-    if module.path not in _WITHOUT_ALL:
-        return []
-    return [
-        name
-        for name, member in module.members.items()
-        if not name.startswith("_") and not member.is_alias and (member.is_class or member.is_function)
-    ]
+    return [str(name) for name in module.exports or ()]
 
 
 def _member(module: griffe.Module, name: str) -> griffe.Object | griffe.Alias | None:
