@@ -210,14 +210,15 @@ def test_clients_that_go_leave_nothing(served: Served, clip: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the decoder in /proc")
 def test_a_killed_decoder_is_told_and_survived(served: Served, tmp_path: Path) -> None:
     # A transport stream is decoded in full, which takes long enough to be hit.
-    video = encode(tmp_path / "long.ts", "libx264", count=900, size=(480, 640), options={"preset": "ultrafast"})
+    options = {"preset": "ultrafast", "crf": "45"}
+    video = encode(tmp_path / "long.ts", "libx264", count=100, size=(960, 1280), options=options)
     done = threading.Event()
     known = set(_decoders(served.process.pid))
 
     def kill() -> None:
         while not done.is_set():
             for process in set(_decoders(served.process.pid)) - known:
-                time.sleep(0.1)
+                time.sleep(0.05)
                 os.kill(process, signal.SIGKILL)
                 return
             time.sleep(0.002)
