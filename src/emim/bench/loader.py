@@ -1,4 +1,4 @@
-"""How fast training clips are loaded, where the time goes, and how many workers to use.
+"""Measure the loading of training clips: rate, time of each stage, and the best number of workers.
 
 Two measurements on the data set's own clips, with one thread per process. The stages of one clip are timed one by
 one in this process. The whole loader is timed over the same clips for several numbers of workers, which take turns.
@@ -51,7 +51,7 @@ _GROWS = 0.7
 
 @dataclass(frozen=True)
 class StageTime:
-    """What one stage costs for one clip.
+    """Time of one stage for one clip.
 
     Attributes:
         name: one of `STAGES`.
@@ -68,7 +68,7 @@ class StageTime:
 
 @dataclass(frozen=True)
 class LoaderRate:
-    """How fast the whole loader is with a number of workers.
+    """Rate of the whole loader with a number of workers.
 
     Attributes:
         workers: loader processes; 0 loads in the main process.
@@ -83,7 +83,7 @@ class LoaderRate:
 
 @dataclass(frozen=True)
 class LoaderReport:
-    """What `bench_loader` found.
+    """Result of `bench_loader`.
 
     Attributes:
         stages: in the order of the work.
@@ -118,7 +118,7 @@ class LoaderReport:
         return next(rate for rate in self.rates if rate.workers == self.best_workers)
 
     def verdict(self) -> list[str]:
-        """What it means, in sentences."""
+        """Interpret the result in sentences."""
         best, cores = self.best(), self.machine.cores
         largest = next(stage for stage in self.stages if stage.name == self.bound)
         lines = [f"A clip takes {self.clip_ms:.1f} ms on one core; {_STAGE_WORDS[self.bound]}: {largest.share:.0%}."]

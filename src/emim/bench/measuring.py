@@ -47,7 +47,7 @@ _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_fp16", "sve"
 
 @dataclass(frozen=True)
 class Settings:
-    """How often, with how many threads and where.
+    """Rounds, threads and device of a measurement.
 
     Attributes:
         repeats: rounds that count.
@@ -121,7 +121,7 @@ def version_of(package: str) -> str | None:
 
 
 def native_bfloat16(settings: Settings) -> bool:
-    """Whether the device multiplies bfloat16 matrices itself, instead of by way of float32."""
+    """Return True if the device multiplies bfloat16 matrices natively, not through float32."""
     if settings.on_gpu:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return not cpu_instructions().isdisjoint(("amx_bf16", "avx512_bf16", "bf16"))
@@ -198,7 +198,7 @@ def interleaved(jobs: Mapping[str, Callable[[], object]], repeats: int, warmup: 
 
 
 def times_faster(job: Timing, other: Timing) -> float:
-    """How many times as long the other job takes: the median over rounds, in which load met both."""
+    """Return the time of the other job over that of this one: the median of the ratios within rounds."""
     return statistics.median(b / a for a, b in zip(job.wall_ms, other.wall_ms, strict=True))
 
 
@@ -296,5 +296,5 @@ class Report:
 
 
 def compared(timing: Timing, others: Mapping[str, Timing | None]) -> dict[str, float]:
-    """How many times as long `timing` takes as each of the others that ran in the same rounds."""
+    """Return the time of `timing` over that of each other job of the same rounds."""
     return {name: times_faster(other, timing) for name, other in others.items() if other is not None}

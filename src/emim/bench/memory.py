@@ -35,7 +35,7 @@ from emim.errors import ProcessError
 __all__ = ["PeakMemory", "Work", "main", "measure_here", "peak_in_fresh_process", "peak_on_gpu"]
 
 Work = tuple[Callable[[], object], Callable[[], object]]
-"""What brings everything into memory that is not to be counted, and what is to be counted."""
+"""Preparation that is not counted, and the work that is."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def bench_op(
     Args:
         problem: sizes and number format.
         settings: rounds, threads, device.
-        peers: names of candidates; None for all. What the package chooses by itself, and the floor, always run.
+        peers: names of candidates; None for all. The default backend and the floor always run.
         memory: also measure peak memory.
         published_source: folder of the published CUDA kernels, which are then run too, or None.
         progress: called with a line on what is done next.
@@ -96,7 +96,7 @@ def bench_op(
 
 
 def wrong_values(peer: OpPeer, op: Op, problem: OpProblem, inputs: tuple[Tensor, ...]) -> str | None:
-    """How the outputs differ from the definition's, for a candidate that claims them; None if they do not."""
+    """Return how the outputs differ from the definition's, for a candidate that claims them; None if they agree."""
     with torch.no_grad():
         q, k, v, rpb = inputs
         context, affinity = cost_volume_attention(q, k, v, rpb, backend="reference", return_affinity=True)

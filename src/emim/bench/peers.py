@@ -93,7 +93,7 @@ class OpProblem:
         return DTYPES[self.dtype]
 
     def tiny(self) -> OpProblem:
-        """The same task on two frames of one window, to run all code once."""
+        """Return the task for two frames of one window, to run all code once."""
         side = min(self.window, self.height), min(self.window, self.width)
         return dataclasses.replace(self, batch=1, frames=min(2, self.frames), height=side[0], width=side[1])
 
@@ -157,7 +157,7 @@ def own_backend(name: str) -> OpPeer:
 
 
 def _why_backend_cannot(name: str, problem: OpProblem, device: str) -> str | None:
-    """Why the backend cannot take such tensors, or None if it can."""
+    """Return the reason why the backend cannot take such tensors, or None."""
     if name == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
         return "Triton's interpreter is on (TRITON_INTERPRET=1), whose time means nothing"
     small = problem.tiny()

@@ -58,7 +58,7 @@ def add_columns_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_running_options(parser: argparse.ArgumentParser) -> None:
-    """Where the network runs."""
+    """Add the options of processes, device and precision."""
     running = parser.add_argument_group("running")
     add_device_options(running, PRECISION_FOR_TESTS)
     add_option(running, "--devices", "default: one per GPU, 1 on the CPU", default="auto")

@@ -362,7 +362,7 @@ def add_view_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_options(parser: argparse._ActionsContainer, precision: str, device: str = "auto") -> None:
-    """Where the network runs, and in which number format.
+    """Add the options of device and number format.
 
     Args:
         parser: of the command, or a group of it.

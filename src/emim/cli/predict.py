@@ -70,7 +70,7 @@ def add_parser(subparsers: SubParsers, common: argparse.ArgumentParser) -> None:
 
 
 def add_running_options(parser: argparse.ArgumentParser) -> None:
-    """How predictions run; `load_recogniser` uses them."""
+    """Add the options of device, precision, batches and workers, for `load_recogniser`."""
     running = parser.add_argument_group("running")
     add_device_options(running, PRECISION_FOR_SPEED)
     add_option(running, "--batch-size", "default: 8 on the CPU, 32 on a GPU")

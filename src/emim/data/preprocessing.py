@@ -55,7 +55,7 @@ Fit = Literal["crop", "letterbox", "stretch"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How frames are chosen, sized and normalised.
+    """Choice, size and normalisation of frames.
 
     Attributes:
         num_frames: frames per clip.
@@ -257,7 +257,7 @@ def finish_views(views_VCTHW: Tensor, pre: Preprocessing) -> Tensor:
 
 
 def to_tensor(frames_THWC: NDArray[np.uint8]) -> Tensor:
-    """The same memory as uint8 [T, C, H, W] (channels last, which the resize is fastest on)."""
+    """View the frames as uint8 [T, C, H, W] without a copy (channels last, the fastest layout for the resize)."""
     return torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
 
 

@@ -350,7 +350,7 @@ class _HeldOut:
         (self.held.add if sign > 0 else self.held.remove)(group)
 
     def change(self, moves: Sequence[tuple[str, int]]) -> float | None:
-        """How much the distance grows with these moves; None where a class would lose its last training clip."""
+        """Return the growth of the distance by these moves; None if a class would lose its last training clip."""
         labels = {label for group, _ in moves for label in self._counts[group]}
         before = self._distance(labels)
         for group, sign in moves:

@@ -52,7 +52,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
 )
 
 DEFAULT_NUM_CLASSES: Final = 400
-"""Those of Kinetics-400, unless the caller or the checkpoint gives another number."""
+"""Number of classes (Kinetics-400) if neither the caller nor the checkpoint gives one."""
 
 
 def list_models() -> list[str]:

@@ -66,7 +66,7 @@ _ALLOWED_GLOBALS: Final = re.compile(
     r"collections\.(OrderedDict|Counter)|builtins\.set|torch\.(Size|device|bool|b?float\d+|u?int\d+)"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)|torch\.(cuda\.)?[A-Z][A-Za-z0-9]*Storage"
 )
-"""What a pickle may name: plain containers and dense tensors. None of it runs code or reserves memory."""
+"""Names that a pickle may use: plain containers and dense tensors. None of it runs code or reserves memory."""
 
 _READABLE: Final = "only dense tensors of integers or of floats of 16 to 64 bits can be read"
 

@@ -127,7 +127,7 @@ class PointwiseConv3d(nn.Conv3d):
         return self.on_rows(input.movedim(1, -1)).movedim(-1, 1)
 
     def on_rows(self, x: Tensor) -> Tensor:
-        """The same convolution for channels in the last dimension, [..., C] to [..., out_channels]."""
+        """Apply the convolution to channels in the last dimension, [..., C] to [..., out_channels]."""
         return F.linear(x, self.weight.flatten(1), self.bias)
 
 

@@ -60,7 +60,7 @@ _NAMES: Final = ("context", "affinity", "gradient of q", "gradient of k", "gradi
 
 
 def disagreement(backend: Run, reference: Run, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why a backend's results cannot be relied on, or None if they agree with the reference's.
+    """Return the reason why a backend's results cannot be relied on, or None if they agree with the reference.
 
     Args:
         backend: run on a small problem with all gradients.
@@ -93,7 +93,7 @@ def _with_gradients(run: Run, inputs: list[Tensor]) -> list[Tensor]:
 
 
 AUTO: Final = "auto"
-"""The fastest backend that can run; what is chosen where nobody names one."""
+"""The fastest backend that can run; the default."""
 
 FALLBACK: Final = "dense"
 """Runs everywhere."""
@@ -112,11 +112,11 @@ class Backend(Protocol):
         ...
 
     def why_not_here(self, device: torch.device) -> str | None:
-        """Why it cannot run on this machine and device, or None if it can."""
+        """Return the reason why it cannot run on this machine and device, or None."""
         ...
 
     def why_not_these(self, q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> str | None:
-        """Why it cannot take such tensors where it can run, or None if it can."""
+        """Return the reason why it cannot take such tensors, or None."""
         ...
 
 
@@ -299,7 +299,7 @@ def _fastest(q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> Choice:
 
 @constant_while_compiling
 def _why_not_trusted(name: str, device: str, dtype: torch.dtype) -> str | None:
-    """What a trial on this device finds wrong, once in a process; no test has seen every GPU and compiler."""
+    """Return the fault that a trial on this device finds, or None; one trial a process, since no test has seen every GPU."""
     key = name, device, dtype
     if key not in _trials:
         with without_autocast(torch.device(device)):

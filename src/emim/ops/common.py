@@ -115,7 +115,7 @@ _ROWS = 1024
 
 
 def in_row_blocks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """function(x), for a function of each row by itself that makes something large in between, such as an MLP.
+    """Apply a function of single rows that needs large temporaries, such as an MLP, to blocks of rows.
 
     On CPUs, and where nothing is kept for gradients, the function is called with blocks of rows: the hidden
     activations of a whole clip would travel to memory and back twice. Values are the same up to rounding.

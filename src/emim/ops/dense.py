@@ -81,7 +81,7 @@ def _bands(H: int, W: int, I: int) -> list[tuple[int, int]]:
 def _window_tables(
     top: int, bottom: int, key_top: int, key_bottom: int, W: int, I: int, J: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Which key each window entry is, and which window entry each key is.
+    """Map each window entry to its key, and each key to its window entry.
 
     Returns:
         key_of_entry_QP: index of the key among the band's keys; the number of keys for a position outside

@@ -497,7 +497,7 @@ def reduced(frames_THWC: NDArray[np.uint8], short_side: int | None) -> NDArray[n
 
 
 def in_clip_order(frames_TCHW: Tensor) -> Tensor:
-    """The same values, in memory as [C, T, H, W], which is how a clip leaves: what follows keeps the order.
+    """Copy the values into [C, T, H, W] order, the order of a finished clip, which later steps keep.
 
     Moving uint8 values is cheap; moving the normalised ones at the end took longer than all else but RandAugment.
     """

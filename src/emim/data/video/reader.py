@@ -230,7 +230,7 @@ class VideoFileReader(VideoReader):
 
     @property
     def orientation(self) -> Orientation:
-        """How stored frames lie."""
+        """Orientation of the stored frames."""
         return self._orientation
 
     @property

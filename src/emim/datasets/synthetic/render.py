@@ -332,7 +332,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def true_displacement(clip: RenderedClip) -> Floats:
-    """Where what is seen at each pixel of a frame is in the next frame, seen there or not.
+    """Return the displacement of each pixel to the next frame, also where it is hidden there.
 
     Objects are rigid but for their size: they move, grow and turn as `clip.tracks` says; the background moves with the
     camera.

@@ -69,7 +69,7 @@ class AblationResult:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The same clips tested under several ablations. Shares are in [0, 1] of the clips that could be read.
+    """Result of testing the same clips under several ablations. Shares are in [0, 1] of the clips that could be read.
 
     Attributes:
         classes: class names by index.

@@ -40,7 +40,7 @@ _PATIENCE_SECONDS: Final = 300  # about 10 on an idle core
 
 @constant_while_compiling
 def why_no_library() -> str | None:
-    """Why there is no compiled library on this machine, or None; builds it where that was not tried yet."""
+    """Return the reason why this machine has no compiled library, or None; builds it if that was not tried yet."""
     library = _load(os.environ.get(VECTOR_VARIABLE, ""))
     return library if isinstance(library, str) else None
 

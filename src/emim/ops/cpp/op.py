@@ -33,7 +33,7 @@ _NO_MAP: Final = (ctypes.c_int64 * 6)()
 
 @constant_while_compiling
 def takes(dtype: torch.dtype) -> bool:
-    """Whether the library, as it was compiled here, has this dtype."""
+    """Return True if the library, as compiled here, has this dtype."""
     return dtype in ARITHMETIC and hasattr(library(), _symbol("forward", dtype))
 
 
@@ -81,7 +81,7 @@ def _cost_volume_backward(
     B, N, T = q.shape[:3]
     R, P = max(1, T - 1), rpb[0].numel()
     grad_q, grad_k, grad_v = (empty_like_rows(x) for x in (q, k, v))
-    if T > 1:  # the last frame asks nothing, and nobody looks at the first one
+    if T > 1:  # the last frame is no query, and the first is no key
         grad_q[:, :, -1], grad_k[:, :, 0], grad_v[:, :, 0] = 0, 0, 0
     sizes = _sizes(q, rpb)
     planes = library().emim_planes(sizes, ctypes.c_int64(rpb.element_size()))

@@ -18,6 +18,6 @@ TOO_OLD: Final = (
     if tuple(map(int, re.findall(r"\d+", triton.__version__)[:2])) < _OLDEST_TRITON
     else None
 )
-"""Why this Triton cannot compile the kernels, or None if it can."""
+"""Reason why this Triton cannot compile the kernels, or None if it can."""
 
 __all__ = ["INTERPRETED", "TOO_OLD", "cost_volume_triton", "motion_mlp_triton"]

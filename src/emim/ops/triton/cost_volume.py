@@ -191,7 +191,7 @@ def backward(
 
 
 def empty_results(q: Tensor, rpb: Tensor, with_affinity: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """What `forward` returns, not yet filled."""
+    """Allocate the results of `forward`."""
     B, N, T, H, W, _ = q.shape
     affinity_shape = (B, N, T, H, W, rpb.shape[1] * rpb.shape[2]) if with_affinity else (0,)
     return (

@@ -3,7 +3,7 @@
 Every kernel gives one program a tile of TY x TX positions of one frame and walks over the halo of that tile in the
 other frame of the pair: the (TY + I - 1) x (TX + J - 1) positions that its windows reach, KR rows at a time, each
 row filled up to HX columns, a power of two. A tile and a part of its halo make one matrix product on the tensor
-cores; entries that are in nobody's window are masked out of it. Nothing with P entries leaves a program, except the
+cores; entries in no query's window are masked out. Nothing with P entries leaves a program, except the
 raw affinity where it is asked for.
 
 A halo position minus its tile, (r, c), and a tile position (a, b) differ by (r - a, c - b), which are the row and
@@ -61,7 +61,7 @@ def _store_rows(base, rows, y, x, stride_y, stride_x, inside, D: tl.constexpr, B
 
 @triton.jit
 def _window_entry(halo_y, halo_x, tile_y, tile_x, I: tl.constexpr, J: tl.constexpr):
-    """Whether each pair of a tile position (first axis) and a halo position is within the window, and its entry."""
+    """True where each pair of a tile position (first axis) and a halo position is within the window, and its entry."""
     dy = halo_y[None, :] - tile_y[:, None]
     dx = halo_x[None, :] - tile_x[:, None]
     within = (dy >= 0) & (dy < I) & (dx >= 0) & (dx < J)

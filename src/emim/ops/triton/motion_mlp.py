@@ -112,7 +112,7 @@ _WHOLE_CHUNKS = 128
 """Hidden units are filled up to a multiple of it, so that any chunk that divides it fits."""
 
 _PROGRAMS = 1024
-"""How many programs sum the gradients of weights, about: a few for every multiprocessor of a large GPU. Each chunk
+"""Approximate number of programs that sum the gradients of weights: a few for every multiprocessor of a large GPU. Each chunk
 of hidden units has as many groups of rows as that allows; their sums are what the backward pass stores besides its
 results, and do not grow with the input."""
 
@@ -213,7 +213,7 @@ def empty_result(affinity: Tensor, D: int, dtype: torch.dtype) -> Tensor:
 def empty_gradients(
     affinity: Tensor, weight1: Tensor, weight2: Tensor, with_affinity: bool, with_weights: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What `backward` returns, not yet filled."""
+    """Allocate the results of `backward`."""
     (U, P), D = weight1.shape, weight2.shape[0]
 
     def empty(wanted: bool, *shape: int) -> Tensor:

@@ -38,7 +38,7 @@ def _load_affinity(affinity, tile, rows, P: tl.constexpr, BLOCK_P: tl.constexpr,
 
 @triton.jit
 def _offsets(tile, rows, heads, tokens, x_b, x_n, x_l, ROWS: tl.constexpr):
-    """Where the rows of a tile begin in a tensor with strides for batch, head and token, and which rows there are."""
+    """Offsets of the rows of a tile in a tensor with strides for batch, head and token, and which rows there are."""
     first = tile * ROWS
     m = tl.arange(0, ROWS)
     clip = first // tokens  # of one head

@@ -1,4 +1,4 @@
-"""How the kernels cut their work up: tile sizes, warps and stages, and the choice among them for each shape.
+"""Tiling of the kernels: tile sizes, warps and stages, and the choice among them for each shape.
 
 On a GPU the first call with a new shape times every candidate and keeps the fastest for the life of the process,
 unless EMIM_OPS_TUNE=0 is set: then the first that fits the GPU is taken, the same in every process. (Tilings differ in
@@ -41,12 +41,12 @@ __all__ = [
 TUNING_VARIABLE: Final = "EMIM_OPS_TUNE"
 
 INTERPRETED: Final = not isinstance(triton.language.sum, triton.JITFunction)
-"""Whether Triton ran in its interpreter when it was imported: kernels then run on the CPU, slowly."""
+"""True if Triton was imported with its interpreter on: kernels then run on the CPU, slowly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """How a program runs.
+    """Launch parameters of a program.
 
     Attributes:
         warps: of 32 threads.
@@ -128,7 +128,7 @@ class Candidates(Generic[AnyTiling]):
     interpreted: AnyTiling
 
     def of(self, dtype: torch.dtype) -> tuple[AnyTiling, ...]:
-        """Those for factors of this dtype."""
+        """Return the candidates for factors of this dtype."""
         return self.float32 if dtype == torch.float32 else self.tensor_cores
 
 
