@@ -299,7 +299,7 @@ def _fastest(q_BNTHWD: Tensor, rpb_NIJ: Tensor) -> Choice:
 
 @constant_while_compiling
 def _why_not_trusted(name: str, device: str, dtype: torch.dtype) -> str | None:
-    """Return the fault that a trial on this device finds, or None; one trial a process, since no test has seen every GPU."""
+    """Return the fault that a trial on this device finds, or None. One trial a process: no test has seen every GPU."""
     key = name, device, dtype
     if key not in _trials:
         with without_autocast(torch.device(device)):

@@ -90,7 +90,7 @@ def cost_volume_attention(
 def explain_backend(
     q_BNTHWD: Tensor, k_BNTHWD: Tensor, v_BNTHWD: Tensor, rpb_NIJ: Tensor, *, backend: str | None = None
 ) -> Choice:
-    """Return the backend that `cost_volume_attention` runs for these arguments, and why others cannot; computes nothing.
+    """Return the backend that `cost_volume_attention` runs for these arguments, and why others cannot.
 
     >>> x = torch.zeros(1, 1, 2, 4, 4, 8, dtype=torch.float64)
     >>> str(explain_backend(x, x, x, torch.zeros(1, 3, 3), backend="dense"))

@@ -112,9 +112,9 @@ _WHOLE_CHUNKS = 128
 """Hidden units are filled up to a multiple of it, so that any chunk that divides it fits."""
 
 _PROGRAMS = 1024
-"""Approximate number of programs that sum the gradients of weights: a few for every multiprocessor of a large GPU. Each chunk
-of hidden units has as many groups of rows as that allows; their sums are what the backward pass stores besides its
-results, and do not grow with the input."""
+"""Approximate number of programs that sum the gradients of weights: a few for every multiprocessor of a large GPU. Each
+chunk of hidden units has as many groups of rows as that allows; their sums are what the backward pass stores besides
+its results, and do not grow with the input."""
 
 _MAX_TOKENS = 2**31 - 1 - 2**16
 
